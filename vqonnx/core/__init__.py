@@ -1,0 +1,1 @@
+"""The frozen values that flow through the stages; they know numpy and nothing of ONNX."""

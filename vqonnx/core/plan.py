@@ -1,0 +1,101 @@
+"""The plan: what is quantized, how, and why the rest is not. Data only; ``stages/plan.py`` makes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from vqonnx.core.spec import QuantSpec, RangeMethod
+
+
+class Role(Enum):
+    """What a planned tensor is to the nodes that read it."""
+
+    ACTIVATION = "activation"
+    WEIGHT = "weight"
+    BIAS = "bias"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TensorPlan:
+    """One quantized form of one float tensor.
+
+    A tensor has one form as an activation. A constant can have several, one a meaning: a weight that a Gather
+    and a Gemm share, a bias that stands under two inputs.
+
+    Attributes:
+        key: Unique name of this form; the tensor's own name where it has only one.
+        tensor: Name of the float value.
+        role: Activation (measured), weight (a constant with its own scale), or bias (scale given by its node).
+        spec: Type, symmetry, granularity.
+        method: How the range follows from the statistics; None for constants and fixed ranges.
+        bounds: Range given by the operator or the user, (low, high), instead of a measured one.
+        fixed: (scale, zero point) given by the user.
+        group: Key of the tensor whose parameters this one shares (Concat, MaxPool …); its own key otherwise.
+        scale_of: For a bias: the keys of its node's input and weight, whose scales are multiplied.
+        repeats: For a bias: how often the weight's scale is repeated (groups of a ConvTranspose).
+    """
+
+    key: str
+    tensor: str
+    role: Role
+    spec: QuantSpec
+    method: RangeMethod | None = None
+    bounds: tuple[float, float] | None = None
+    fixed: tuple[npt.NDArray[np.floating], npt.NDArray[np.generic]] | None = None
+    group: str = ""
+    scale_of: tuple[str, str] | None = None
+    repeats: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """One node that becomes quantized.
+
+    Attributes:
+        node: The node's unique name.
+        op_type: Its operator.
+        inputs: For each input the key of its quantized form, or None where it stays as it is.
+        outputs: The same for each output; a node without any keeps float outputs.
+        moves_data: Whether the operator only moves or selects values, so that output and input share a scale.
+        absorbed: Whether the node is dropped because its output's quantized range clips exactly as it does.
+    """
+
+    node: str
+    op_type: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str | None, ...]
+    moves_data: bool = False
+    absorbed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A node that stays float, and why."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What becomes of every node; every node with a float edge is in ``nodes`` or in ``skips``.
+
+    Attributes:
+        target: Name of the target it was made for.
+        tensors: The quantized forms, by key.
+        nodes: The quantized nodes, by name, in graph order.
+        skips: The nodes left alone.
+    """
+
+    target: str
+    tensors: Mapping[str, TensorPlan] = field(default_factory=dict)
+    nodes: Mapping[str, NodePlan] = field(default_factory=dict)
+    skips: tuple[Skip, ...] = ()
+
+    def activations(self) -> list[TensorPlan]:
+        """Forms whose parameters come from running the model."""
+        return [tensor for tensor in self.tensors.values() if tensor.role is Role.ACTIVATION]

@@ -1,0 +1,60 @@
+"""How a tensor is to be quantized, before anything is measured."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from vqonnx.core.granularity import Granularity, PerTensor
+from vqonnx.core.qtype import QType
+
+
+class ScaleGrid(Enum):
+    """The values that a scale may take."""
+
+    FREE = "free"
+    POWER_OF_TWO = "power of two"
+    INT16 = "M * 2^-N"
+
+
+class RangeMethod(Enum):
+    """How the real range of an activation is chosen from what was observed (see ``kernels/ranges.py``)."""
+
+    MIN_MAX = "minmax"
+    MOVING_AVERAGE = "moving-average"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+    DISTRIBUTION = "distribution"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantSpec:
+    """Type, symmetry, granularity and scale grid of a quantized tensor; equal specs give equal results.
+
+    Attributes:
+        qtype: The element type.
+        symmetric: Whether the range is centred on zero, so that the zero point is the middle of the type.
+        granularity: Which elements share a scale.
+        grid: The values that the scale may take.
+        reduce_range: Use one bit less (int8 -64..64, uint8 0..127), for processors whose u8 x s8 dot
+            product saturates in 16 bits (x86 without VNNI).
+    """
+
+    qtype: QType
+    symmetric: bool = False
+    granularity: Granularity = PerTensor()  # noqa: RUF009 - frozen and without state
+    grid: ScaleGrid = ScaleGrid.FREE
+    reduce_range: bool = False
+
+    @property
+    def qmin(self) -> int:
+        """Smallest code used: a symmetric signed type gives up its lowest (int8: -127), so that -x is representable."""
+        if self.reduce_range:
+            return -(1 << (self.qtype.bits - 2)) if self.qtype.signed else 0
+        return -self.qtype.qmax if self.symmetric and self.qtype.signed else self.qtype.qmin
+
+    @property
+    def qmax(self) -> int:
+        """Largest code used."""
+        if self.reduce_range:
+            return 1 << (self.qtype.bits - 2) if self.qtype.signed else (1 << (self.qtype.bits - 1)) - 1
+        return self.qtype.qmax

@@ -1,0 +1,71 @@
+"""What a device runs in integers: the record types; the tables are in ``vqonnx/targets/``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from vqonnx.core.spec import QuantSpec
+
+
+class Kernel(Enum):
+    """What the device has for an operator between DequantizeLinear and QuantizeLinear."""
+
+    COMPUTE = "integer kernel"
+    MOVES = "moves data of any type"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpSupport:
+    """How a device runs one operator.
+
+    Attributes:
+        kernel: An integer kernel, or a data mover that keeps the scale.
+        activations: Input indices of quantized activations (or of constants treated like them); empty means all.
+        weight: Input index of the weight, if it has one.
+        weight_axis: Output-channel axis of the weight, for per-channel scales; None if only per-tensor works.
+        bias: Input index of the int32 bias, if it has one.
+        float_output: Whether the integer kernel can also give a float output, so that nothing is lost after it.
+        same_scale: Whether inputs and outputs must share one scale (Concat on some devices, MaxPool).
+        output_bounds: Range of the output that follows from the operator (Softmax, Sigmoid: 0..1).
+        heavy: Whether it does enough arithmetic to be worth a conversion of its inputs; light ones (Add, pools)
+            become integer only where their neighbours are.
+        opset: First default-domain opset whose form of the operator the kernel takes.
+    """
+
+    kernel: Kernel = Kernel.COMPUTE
+    activations: tuple[int, ...] = ()
+    weight: int | None = None
+    weight_axis: int | None = None
+    bias: int | None = None
+    float_output: bool = False
+    same_scale: bool = False
+    output_bounds: tuple[float, float] | None = None
+    heavy: bool = False
+    opset: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A device: types, constraints and operators, all as data.
+
+    Attributes:
+        name: What users type; stored in the written model's metadata.
+        provider: ONNX Runtime's execution provider.
+        description: One line for ``vqonnx targets``.
+        activation: Default spec of activations.
+        weight: Default spec of weights (per channel where the operator has an axis and this says PerAxis).
+        bias: Spec of biases; None where they stay float.
+        ops: Operators by ``op_type`` (default domain) or ``domain::op_type``.
+        max_opset: Highest default-domain opset that the device's operators are registered for.
+        sources: Where the facts come from.
+    """
+
+    name: str
+    provider: str
+    description: str
+    activation: QuantSpec
+    weight: QuantSpec
+    bias: QuantSpec | None
+    ops: Mapping[str, OpSupport] = field(repr=False)
+    max_opset: int = 21
+    sources: tuple[str, ...] = ()
