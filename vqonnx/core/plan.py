@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqonnx.core.spec import QuantSpec, RangeMethod
+from vqonnx.core.target import Kernel
 
 
 class Role(Enum):
@@ -22,18 +23,20 @@ class Role(Enum):
 class TensorPlan:
     """One quantized form of one float tensor.
 
-    A tensor has one form as an activation. A constant can have several, one a meaning: a weight that a Gather
-    and a Gemm share, a bias that stands under two inputs.
+    A tensor has one form as an activation, or two where the user asks for a conversion on the way. A constant
+    can have several, one a meaning: a weight that a Gather and a Gemm share, a bias that stands under two inputs.
 
     Attributes:
         key: Unique name of this form; the tensor's own name where it has only one.
         tensor: Name of the float value.
-        role: Activation (measured), weight (a constant with its own scale), or bias (scale given by its node).
+        role: Activation (measured), weight (a constant with a range of its own), or bias (scale given by its
+            node).
         spec: Type, symmetry, granularity.
         method: How the range follows from the statistics; None for constants and fixed ranges.
-        bounds: Range given by the operator or the user, (low, high), instead of a measured one.
+        bounds: Range (low, high) given by the operator or the user, instead of a measured one.
         fixed: (scale, zero point) given by the user.
-        group: Key of the tensor whose parameters this one shares (Concat, MaxPool …); its own key otherwise.
+        group: Key of the tensor whose parameters this one shares (data movers, Concat …); its own otherwise.
+        converted_from: Key of the form that this one is converted from (QuantizeLinear on its dequantized value).
         scale_of: For a bias: the keys of its node's input and weight, whose scales are multiplied.
         repeats: For a bias: how often the weight's scale is repeated (groups of a ConvTranspose).
     """
@@ -46,6 +49,7 @@ class TensorPlan:
     bounds: tuple[float, float] | None = None
     fixed: tuple[npt.NDArray[np.floating], npt.NDArray[np.generic]] | None = None
     group: str = ""
+    converted_from: str | None = None
     scale_of: tuple[str, str] | None = None
     repeats: int = 1
 
@@ -57,18 +61,16 @@ class NodePlan:
     Attributes:
         node: The node's unique name.
         op_type: Its operator.
+        kernel: An integer kernel, a mover of data, or a clip.
         inputs: For each input the key of its quantized form, or None where it stays as it is.
         outputs: The same for each output; a node without any keeps float outputs.
-        moves_data: Whether the operator only moves or selects values, so that output and input share a scale.
-        absorbed: Whether the node is dropped because its output's quantized range clips exactly as it does.
     """
 
     node: str
     op_type: str
+    kernel: Kernel
     inputs: tuple[str | None, ...]
     outputs: tuple[str | None, ...]
-    moves_data: bool = False
-    absorbed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

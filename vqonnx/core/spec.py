@@ -47,7 +47,7 @@ class QuantSpec:
 
     @property
     def qmin(self) -> int:
-        """Smallest code used: a symmetric signed type gives up its lowest (int8: -127), so that -x is representable."""
+        """Smallest code used; a symmetric signed type gives up its lowest (int8: -127), so that -x exists."""
         if self.reduce_range:
             return -(1 << (self.qtype.bits - 2)) if self.qtype.signed else 0
         return -self.qtype.qmax if self.symmetric and self.qtype.signed else self.qtype.qmin

@@ -11,7 +11,8 @@ class Kernel(Enum):
     """What the device has for an operator between DequantizeLinear and QuantizeLinear."""
 
     COMPUTE = "integer kernel"
-    MOVES = "moves data of any type"
+    MOVES = "moves or selects values of any type"
+    CLIPS = "clips; absorbed by a quantized range that clips exactly like it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +20,14 @@ class OpSupport:
     """How a device runs one operator.
 
     Attributes:
-        kernel: An integer kernel, or a data mover that keeps the scale.
-        activations: Input indices of quantized activations (or of constants treated like them); empty means all.
+        kernel: An integer kernel, a data mover that keeps the scale, or a clip that a range can absorb.
+        activations: Indices of quantized inputs that are measured or elementwise constants; empty means all
+            float ones.
         weight: Input index of the weight, if it has one.
         weight_axis: Output-channel axis of the weight, for per-channel scales; None if only per-tensor works.
+        transposed: Name of the attribute that, when 1, moves the channel axis to the other one of two (transB).
         bias: Input index of the int32 bias, if it has one.
-        float_output: Whether the integer kernel can also give a float output, so that nothing is lost after it.
+        float_output: Whether the integer kernel can also give a float output, so that nothing is lost after.
         same_scale: Whether inputs and outputs must share one scale (Concat on some devices, MaxPool).
         output_bounds: Range of the output that follows from the operator (Softmax, Sigmoid: 0..1).
         heavy: Whether it does enough arithmetic to be worth a conversion of its inputs; light ones (Add, pools)
@@ -36,6 +39,7 @@ class OpSupport:
     activations: tuple[int, ...] = ()
     weight: int | None = None
     weight_axis: int | None = None
+    transposed: str | None = None
     bias: int | None = None
     float_output: bool = False
     same_scale: bool = False
@@ -53,8 +57,10 @@ class Target:
         provider: ONNX Runtime's execution provider.
         description: One line for ``vqonnx targets``.
         activation: Default spec of activations.
-        weight: Default spec of weights (per channel where the operator has an axis and this says PerAxis).
-        bias: Spec of biases; None where they stay float.
+        weight: Default spec of weights, per tensor; made per channel where the operator has an axis for it and
+            ``per_channel`` says so.
+        per_channel: Whether weights have one scale an output channel by default.
+        bias: Whether biases are int32 at input_scale x weight_scale; they stay float otherwise.
         ops: Operators by ``op_type`` (default domain) or ``domain::op_type``.
         max_opset: Highest default-domain opset that the device's operators are registered for.
         sources: Where the facts come from.
@@ -65,7 +71,8 @@ class Target:
     description: str
     activation: QuantSpec
     weight: QuantSpec
-    bias: QuantSpec | None
+    per_channel: bool = True
+    bias: bool = True
     ops: Mapping[str, OpSupport] = field(repr=False)
     max_opset: int = 21
     sources: tuple[str, ...] = ()

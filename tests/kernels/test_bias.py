@@ -1,0 +1,44 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqonnx.kernels.affine import dequantize
+from vqonnx.kernels.bias import BIAS_LIMIT, bias_scale, grown_weight_scale, quantize_bias
+
+SCALES = st.floats(2.0**-100, 2.0**20, width=32)
+
+
+def test_bias_scale_is_the_product_with_beta():
+    scale = bias_scale(np.float32(0.5), np.array([1.0, 2.0], np.float32), beta=0.25)
+    np.testing.assert_array_equal(scale, [0.125, 0.25])
+
+
+def test_groups_repeat_the_weight_scale():
+    scale = bias_scale(np.float32(2), np.array([1.0, 3.0], np.float32), repeats=2)
+    np.testing.assert_array_equal(scale, [2, 6, 2, 6])
+
+
+def test_codes_are_exact_to_half_a_step():
+    bias = np.random.default_rng(0).normal(size=64).astype(np.float32)
+    scale = bias_scale(np.float32(0.02), np.full(64, 1e-3, np.float32))
+    quantized = quantize_bias(bias, scale)
+    assert quantized.codes.dtype == np.int32
+    assert not quantized.params.zero_point.any()
+    assert np.abs(dequantize(quantized.codes, quantized.params) - bias).max() <= scale.max() / 2 * 1.001
+
+
+@given(step=SCALES, weights=st.lists(SCALES, min_size=2, max_size=2), bias=st.floats(-(2.0**99), 2.0**99, width=32))
+def test_a_grown_scale_makes_every_bias_fit(step, weights, bias):
+    weight_scale = np.array(weights, np.float32)
+    biases = np.array([bias, 0, 0, bias / 2], np.float32)
+    grown = grown_weight_scale(weight_scale, np.float32(step), biases, repeats=2)
+    assert (grown >= weight_scale).all()
+    codes = quantize_bias(biases, bias_scale(np.float32(step), grown, repeats=2)).codes
+    assert np.abs(codes.astype(np.float64)).max() <= BIAS_LIMIT * 1.001
+
+
+def test_a_scale_grows_just_enough():
+    weight_scale = np.array([1e-3, 1e-12], np.float32)
+    grown = grown_weight_scale(weight_scale, np.float32(1e-2), np.array([1.0, 1.0], np.float32))
+    assert grown[0] == weight_scale[0]
+    np.testing.assert_allclose(grown[1], 1 / (1e-2 * BIAS_LIMIT), rtol=1e-6)

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: every formula of the quantizer stands here once."""

@@ -1,0 +1,138 @@
+"""The affine mapping ``real = (code - zero_point) * scale``: parameters, codes and back.
+
+The one implementation of scale and zero point; every granularity goes through it. Arithmetic is float64,
+so that float16 and extreme float32 ranges neither overflow nor collapse.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from vqonnx.core.granularity import Array, Granularity
+from vqonnx.core.params import QuantizedTensor, QuantParams
+from vqonnx.core.spec import QuantSpec, ScaleGrid
+from vqonnx.errors import QuantRangeError
+
+F64 = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
+
+# float32 scales stay normal numbers, since kernels may flush subnormals to zero. A float16 subnormal is a
+# normal number in the float32 arithmetic of every kernel, so there the smallest subnormal is the floor.
+_SMALLEST_SCALE = {np.dtype(np.float32): 2.0**-126, np.dtype(np.float16): 2.0**-24}
+_LARGEST_SCALE = {np.dtype(np.float32): 3.4e38, np.dtype(np.float16): 65504.0}
+
+
+def affine_params(
+    low: npt.ArrayLike, high: npt.ArrayLike, spec: QuantSpec, dtype: npt.DTypeLike = np.float32
+) -> QuantParams:
+    """Scale and zero point that carry the real interval [low, high] onto the codes of ``spec``.
+
+    ``real = (code - zero_point) * scale`` (Jacob et al. 2018, arXiv:1712.05877, section 2.1). The interval is
+    first widened to hold 0, so that 0.0 is exact; an interval of nothing but 0 gets the scale 1.
+
+    Args:
+        low: Lower ends, any shape S, in the tensor's own unit.
+        high: Upper ends, shape S.
+        spec: Type and symmetry to fill; a symmetric signed type gives up its lowest code.
+        dtype: Type of the scale: float32, or float16 in float16 models.
+
+    Returns:
+        Scale and zero point of shape S.
+
+    Raises:
+        QuantRangeError: An end is not finite, or low > high.
+    """
+    lo, hi = _widened_to_zero(np.asarray(low, np.float64), np.asarray(high, np.float64))
+    if spec.symmetric:
+        hi = np.maximum(-lo, hi)
+        lo = -hi
+    scale = _representable((hi - lo) / (spec.qmax - spec.qmin), spec.grid, np.dtype(dtype))
+    if spec.symmetric:
+        zero = np.full(scale.shape, 0 if spec.qtype.signed else (spec.qmin + spec.qmax + 1) // 2)
+    else:
+        zero = np.clip(np.rint(spec.qmin - lo / scale.astype(np.float64)), spec.qmin, spec.qmax)
+    return QuantParams(scale, zero.astype(spec.qtype.dtype), spec)
+
+
+def _widened_to_zero(low: F64, high: F64) -> tuple[F64, F64]:
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise QuantRangeError(f"a range must be finite, got [{low.min()}, {high.max()}]")
+    if (low > high).any():
+        raise QuantRangeError(f"a range must not end before it begins, got low {low} > high {high}")
+    return np.minimum(low, 0.0), np.maximum(high, 0.0)
+
+
+def _representable(step: F64, grid: ScaleGrid, dtype: np.dtype[np.generic]) -> FloatArray:
+    """The smallest scale of the grid and dtype that is not below ``step``; 1 where the step is 0."""
+    if grid is ScaleGrid.POWER_OF_TWO:
+        step = np.where(step > 0, 2.0 ** np.ceil(np.log2(np.where(step > 0, step, 1.0))), 0.0)
+    bounded = np.clip(step, _SMALLEST_SCALE[dtype], _LARGEST_SCALE[dtype])
+    scale = bounded.astype(dtype)
+    if dtype == np.float16:  # 11 bits are so few that rounding down would clip the ends of the range
+        scale = np.where(scale.astype(np.float64) < bounded, np.nextafter(scale, dtype.type(np.inf)), scale)
+    rounded: FloatArray = np.where(step == 0, dtype.type(1), scale)
+    return rounded
+
+
+def block_ranges(values: Array, spec: QuantSpec) -> tuple[F64, F64]:
+    """Smallest and largest value of each block of elements that share a scale.
+
+    Returns:
+        Two arrays with the shape of the scale: [] per tensor, [C] per axis, one entry a block per block. An
+        empty block has the range [0, 0].
+
+    Raises:
+        QuantRangeError: A value is NaN or infinite.
+    """
+    shape = spec.granularity.scale_shape(values.shape)
+    if values.size == 0:
+        return np.zeros(shape), np.zeros(shape)
+    blocks, axes = _blocked(values, spec.granularity)
+    low = blocks.min(axis=axes).astype(np.float64)
+    high = blocks.max(axis=axes).astype(np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise QuantRangeError("the tensor holds NaN or infinite values, for which no scale exists")
+    return low.reshape(shape), high.reshape(shape)
+
+
+def _blocked(values: Array, granularity: Granularity) -> tuple[Array, tuple[int, ...]]:
+    """As [n0/b0, b0, n1/b1, b1, …], and the axes within a block; a short last block repeats its end."""
+    blocks = granularity.block_shape(values.shape)
+    padding = [(0, -n % max(b, 1)) for n, b in zip(values.shape, blocks, strict=True)]
+    if any(after for _, after in padding):
+        values = np.pad(values, padding, mode="edge")
+    split = [part for n, b in zip(values.shape, blocks, strict=True) for part in (n // max(b, 1), b)]
+    return values.reshape(split), tuple(range(1, 2 * len(blocks), 2))
+
+
+def quantize(values: Array, params: QuantParams) -> Array:
+    """Codes of ``values``: round half to even, then saturate (ONNX QuantizeLinear-21).
+
+    Returns:
+        An array of the shape of ``values`` and of the spec's ``qtype.dtype``.
+    """
+    spec = params.spec
+    scale = spec.granularity.expand(params.scale, values.shape).astype(np.float32)
+    codes = np.rint(values.astype(np.float32) / scale)
+    codes += spec.granularity.expand(params.zero_point, values.shape).astype(np.float32)
+    clipped: Array = np.clip(codes, spec.qmin, spec.qmax).astype(spec.qtype.dtype)
+    return clipped
+
+
+def dequantize(codes: Array, params: QuantParams) -> FloatArray:
+    """``(code - zero_point) * scale`` in the scale's dtype (ONNX DequantizeLinear-21)."""
+    granularity = params.spec.granularity
+    scale = granularity.expand(params.scale, codes.shape)
+    zero = granularity.expand(params.zero_point, codes.shape)
+    reals: FloatArray = (codes.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64)
+    return reals.astype(params.scale.dtype)
+
+
+def round_to_nearest(values: Array, spec: QuantSpec, dtype: npt.DTypeLike = np.float32) -> QuantizedTensor:
+    """Quantize a constant over its whole range, block by block.
+
+    Raises:
+        QuantRangeError: A value is NaN or infinite.
+    """
+    low, high = block_ranges(values, spec)
+    params = affine_params(low, high, spec, dtype)
+    return QuantizedTensor(quantize(values, params), params)

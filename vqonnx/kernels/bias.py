@@ -1,0 +1,71 @@
+"""Biases of integer kernels: int32 at input_scale x weight_scale, so that they add to the accumulator."""
+
+import numpy as np
+import numpy.typing as npt
+
+from vqonnx.core.granularity import PerAxis, PerTensor
+from vqonnx.core.params import QuantizedTensor, QuantParams
+from vqonnx.core.qtype import INT32
+from vqonnx.core.spec import QuantSpec
+
+# The accumulator adds K products of at most 255 * 128 to the bias; half of int32 is left to them.
+BIAS_LIMIT = 2**30
+_SMALLEST_SCALE = 2.0**-126
+
+
+def bias_scale(
+    input_scale: npt.NDArray[np.floating],
+    weight_scale: npt.NDArray[np.floating],
+    beta: float = 1.0,
+    repeats: int = 1,
+) -> npt.NDArray[np.float64]:
+    """``input_scale * weight_scale * beta``, shape [] or [C].
+
+    Args:
+        input_scale: Scale of the node's input, one number.
+        weight_scale: Scale of its weight, [] or [C].
+        beta: Factor of the bias (Gemm).
+        repeats: How often the weight's scale repeats along the bias (groups of a ConvTranspose).
+    """
+    product = np.asarray(input_scale, np.float64).reshape(()) * np.asarray(weight_scale, np.float64) * beta
+    return np.tile(product, repeats) if repeats > 1 and product.ndim else product
+
+
+def quantize_bias(bias: npt.NDArray[np.generic], scale: npt.NDArray[np.float64]) -> QuantizedTensor:
+    """int32 codes with zero point 0; codes beyond int32 saturate (``grown_weight_scale`` prevents them).
+
+    Args:
+        bias: Shape [C].
+        scale: Shape [] or [C].
+    """
+    narrow = np.asarray(scale, np.float32)
+    granularity = PerAxis(0) if narrow.ndim else PerTensor()
+    spec = QuantSpec(qtype=INT32, symmetric=True, granularity=granularity)
+    codes = np.rint(bias.astype(np.float64) / narrow.astype(np.float64))
+    codes = np.clip(codes, spec.qmin, spec.qmax).astype(np.int32)
+    return QuantizedTensor(codes, QuantParams(narrow, np.zeros(narrow.shape, np.int32), spec))
+
+
+def grown_weight_scale(
+    weight_scale: npt.NDArray[np.floating],
+    input_scale: npt.NDArray[np.floating],
+    bias: npt.NDArray[np.generic],
+    repeats: int = 1,
+) -> npt.NDArray[np.floating]:
+    """The weight's scale, grown just enough that the bias fits int32 and its scale is a normal float32.
+
+    Args:
+        weight_scale: [] or [C].
+        input_scale: One number.
+        bias: [C * repeats]; its largest channel counts where the scale is per tensor.
+        repeats: How often the weight's scale repeats along the bias.
+
+    Returns:
+        Shape and dtype of ``weight_scale``, nowhere smaller.
+    """
+    size = np.abs(bias.astype(np.float64))
+    needed = size.reshape(repeats, -1).max(axis=0) if weight_scale.ndim else np.max(size, initial=0.0)
+    step = float(np.asarray(input_scale, np.float64).reshape(()))
+    least = np.maximum(needed / (step * BIAS_LIMIT), 2 * _SMALLEST_SCALE / step)
+    grown: npt.NDArray[np.floating] = np.maximum(weight_scale.astype(np.float64), least)
+    return grown.astype(weight_scale.dtype)
