@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def main() -> int:
 def _write_samples(folder: Path, count: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, feed in enumerate(calibration_samples(count)):
-        np.savez(folder / f"{i:04d}.npz", allow_pickle=False, **feed)
+        arrays: dict[str, Any] = feed
+        np.savez(folder / f"{i:04d}.npz", **arrays)
 
 
 def _compare(before: Path, after: Path, limit: float) -> int:
