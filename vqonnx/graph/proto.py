@@ -1,0 +1,192 @@
+"""The border to protobuf: ``onnx.ModelProto`` in, ``onnx.ModelProto`` out."""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import onnx
+import onnx_ir as ir
+
+from vqonnx.errors import ModelError
+from vqonnx.graph import sparse, walk
+
+PROTO_LIMIT = (1 << 31) - 1
+"""Bytes that one protobuf message can hold."""
+
+_T = TypeVar("_T")
+
+
+def from_proto(proto: onnx.ModelProto, *, owned: bool = False, path: str | None = None) -> ir.Model:
+    """The IR of ``proto``, checked to be whole; external tensors are not looked at here.
+
+    Args:
+        proto: The model. It is not changed, whatever is done to the result.
+        owned: The caller gives ``proto`` away, so that its tensors need no guard.
+        path: Where it came from, for messages.
+
+    Raises:
+        ModelError: No graph or opset, values without a source, a part that cannot be kept, or broken fields.
+    """
+    _refuse_partial(proto, path)
+    if sparse.has_sparse(proto):
+        if not owned:
+            proto, owned = copy.deepcopy(proto), True
+        sparse.densify(proto)
+    try:
+        model = ir.serde.deserialize_model(proto)
+    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{_called(path)} is not valid ONNX: {_root_cause(error)}. Check it with onnx.checker and export it again.",
+            path=path,
+        ) from error
+    if not owned:
+        guard_tensors(model)
+    _refuse_dangling(model, path)
+    _settle(model)
+    return model
+
+
+def guard_tensors(model: ir.Model) -> None:
+    """Give each initializer a tensor object of our own over the same data.
+
+    Renaming a value renames its tensor object, and a tensor made from protobuf passes that on to the
+    caller's message (onnx_ir 1.1).
+    """
+    for graph in walk.graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = _guarded(value.const_value)
+
+
+def _guarded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return lazy(tensor) if isinstance(tensor, ir.serde.TensorProtoTensor) else copy.copy(tensor)
+
+
+def lazy(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+    """``tensor`` behind a name of its own; read at each use, never kept."""
+    return ir.LazyTensor(
+        functools.partial(_same, tensor),
+        dtype=tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _same(value: _T) -> _T:
+    return value
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """``model`` as one message that stands alone: external tensors are read and put inline.
+
+    Raises:
+        ModelError: The tensors do not fit into one message of 2 GiB.
+    """
+    initializers = list(initialized_values(model))
+    total = sum(tensor.nbytes for _, tensor in initializers)
+    if total >= PROTO_LIMIT:
+        raise ModelError(
+            f"the model's tensors take {total:,} bytes, but a ModelProto holds at most {PROTO_LIMIT:,}. "
+            "Work on the file: pass paths instead of a ModelProto."
+        )
+    inline = {value: lazy(tensor) for value, tensor in initializers if isinstance(tensor, ir.ExternalTensor)}
+    with tensors_replaced(inline):
+        return ir.serde.serialize_model(model)
+
+
+def initialized_values(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Each initializer of the model with its tensor, subgraphs included, in the order of ``walk.graphs``."""
+    for graph in walk.graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value, value.const_value
+
+
+@contextlib.contextmanager
+def tensors_replaced(tensors: Mapping[ir.Value, ir.TensorProtocol]) -> Iterator[None]:
+    """Let these values hold other tensors inside the ``with`` block, to serialise them in another way."""
+    before = {value: value.const_value for value in tensors}
+    try:
+        for value, tensor in tensors.items():
+            value.const_value = tensor
+        yield
+    finally:
+        for value, original in before.items():
+            value.const_value = original
+
+
+def _refuse_partial(proto: onnx.ModelProto, path: str | None) -> None:
+    missing = [name for name, there in (("graph", proto.HasField("graph")), ("opset", proto.opset_import)) if not there]
+    if missing:
+        raise ModelError(
+            f"{_called(path)} has no {' and no '.join(missing)}: it is not an ONNX model, or was cut off. "
+            "Export or download it again.",
+            path=path,
+        )
+    if proto.training_info:
+        raise ModelError(
+            f"{_called(path)} carries training_info, which a quantized model cannot keep. "
+            "Remove it first: del model.training_info[:].",
+            path=path,
+        )
+
+
+def _refuse_dangling(model: ir.Model, path: str | None) -> None:
+    """Refuse a graph that reads a value nobody makes; onnx_ir only logs it."""
+    for graph in walk.graphs(model):
+        reads: Iterable[tuple[ir.Value | None, str]] = (
+            *((value, f"node {node.name!r} ({node.op_type})") for node in graph for value in node.inputs),
+            *((value, f"the output list of graph {graph.name!r}") for value in graph.outputs),
+        )
+        for value, reader in reads:
+            if value is not None and not _has_source(value):
+                raise ModelError(
+                    f"{_called(path)} is not valid ONNX: {reader} reads {value.name!r}, which nothing produces. "
+                    "Export it again.",
+                    path=path,
+                )
+
+
+def _has_source(value: ir.Value) -> bool:
+    return value.producer() is not None or value.is_graph_input() or value.is_initializer()
+
+
+def _settle(model: ir.Model) -> None:
+    """Bring old or loose forms to the one that all stages expect."""
+    if model.ir_version < 4:
+        # Until IR version 4 every initializer had to be listed as an input, yet ORT treats it as a constant.
+        kept = [value for value in model.graph.inputs if not value.is_initializer()]
+        model.graph.inputs.clear()
+        model.graph.inputs.extend(kept)
+        model.ir_version = 4
+    # ORT runs graphs in any order, so exporters get away with it; onnx_ir's clone does not.
+    if not all(_is_sorted(graph) for graph in walk.graphs(model)):
+        try:
+            for root in [model.graph, *(function.graph for function in model.functions.values())]:
+                root.sort()
+        except ValueError as error:
+            raise ModelError(f"graph {model.graph.name!r} has a cycle; a model must not.") from error
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    position = {node: index for index, node in enumerate(graph)}
+    return all(
+        position.get(producer, -1) < index
+        for node, index in position.items()
+        for value in node.inputs
+        if value is not None and (producer := value.producer()) is not None
+    )
+
+
+def _called(path: str | None) -> str:
+    return "the model" if path is None else f"model {path!r}"
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".rstrip(".")
