@@ -1,0 +1,1 @@
+"""Samples, what is measured on them, and its store."""

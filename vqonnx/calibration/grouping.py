@@ -1,0 +1,55 @@
+"""Which tensors are fetched together, so that a run's outputs fit a memory budget."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from vqonnx.calibration.feeds import Feed
+from vqonnx.calibration.model import element_count, exposing, observable_values, write_model
+from vqonnx.calibration.probe import run_once
+
+_BYTES_OF_UNKNOWN = 4  # float32, the type of nearly all activations
+
+
+def tensor_bytes(model: ir.Model, names: Sequence[str], feed: Feed, folder: Path) -> dict[str, int]:
+    """Bytes of each tensor in a run of ``feed``; the model runs once, in ``folder``, if it does not say."""
+    values = observable_values(model)
+    axes = _bound_axes(model, feed)
+    counts = {name: element_count(values[name], axes) for name in names}
+    unknown = [name for name, count in counts.items() if count is None]
+    if unknown:
+        path = write_model(exposing(model, unknown, sizes=True), folder, "sizes")
+        counts |= {name: int(size) for name, size in zip(unknown, run_once(path, feed), strict=True)}
+    return {name: math.ceil((count or 0) * _element_bytes(values[name])) for name, count in counts.items()}
+
+
+def grouped(sizes: Mapping[str, int], budget: int) -> list[list[str]]:
+    """Names in order, in as few consecutive groups as fit ``budget`` bytes; what exceeds it alone is alone."""
+    groups: list[list[str]] = []
+    used = 0
+    for name, size in sizes.items():
+        if not groups or used + size > budget:
+            groups.append([])
+            used = 0
+        groups[-1].append(name)
+        used += size
+    return groups
+
+
+def _bound_axes(model: ir.Model, feed: Feed) -> dict[str, int]:
+    """Lengths of the named axes of the graph's inputs in ``feed``."""
+    axes: dict[str, int] = {}
+    for value in model.graph.inputs:
+        array = feed.get(value.name or "")
+        if value.shape is None or array is None:
+            continue
+        for size, length in zip(value.shape, array.shape, strict=True):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                axes[str(size.value)] = length
+    return axes
+
+
+def _element_bytes(value: ir.Value) -> float:
+    return _BYTES_OF_UNKNOWN if value.dtype is None else value.dtype.itemsize

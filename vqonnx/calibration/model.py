@@ -1,0 +1,114 @@
+"""What calibration asks of a model: its inputs, which tensors can be observed, and a copy that puts them out."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from vqonnx.calibration.feeds import ModelInput
+from vqonnx.errors import OptionError, nearest
+
+_CHUNK = 1 << 24
+_INLINE_LIMIT = 1 << 30  # protobuf files end at 2 GiB; far below it, weights go to a file of their own
+
+
+def model_inputs(model: ir.Model) -> list[ModelInput]:
+    """The graph's inputs, as samples have to fit them."""
+    return [
+        ModelInput(
+            value.name or "",
+            np.dtype(np.float32) if value.dtype is None else np.dtype(value.dtype.numpy()),
+            None if value.shape is None else tuple(n if isinstance(n, int) else None for n in value.shape),
+            required=value.name not in model.graph.initializers,
+        )
+        for value in model.graph.inputs
+    ]
+
+
+def refuse_unobservable(model: ir.Model, names: Iterable[str]) -> None:
+    """Check that each name is a float tensor that a run of the model makes or is given.
+
+    Raises:
+        OptionError: A name is a constant, is inside a subgraph or a function, is not in the model, or not float.
+    """
+    known = observable_values(model)
+    for name in names:
+        if name in model.graph.initializers and name not in known:
+            fact = "is a constant; its range is known without samples"
+        elif name not in known:
+            fact = f"is not an output of a node of the main graph or a graph input{nearest(name, known)}"
+        else:
+            dtype = known[name].dtype
+            if dtype is None or dtype.is_floating_point():
+                continue
+            fact = f"has elements of type {dtype.name}; only float tensors have a range to observe"
+        raise OptionError(f"cannot observe {name!r}: it {fact}. Leave it out of what is observed", option="wanted")
+
+
+def exposing(model: ir.Model, names: Sequence[str], *, sizes: bool = False) -> ir.Model:
+    """A copy of ``model``, weights shared, whose outputs are the tensors ``names``, or just their element counts.
+
+    Nodes that none of them needs are left out.
+    """
+    copy = model.clone()
+    known = observable_values(copy)
+    values = [known[name] for name in names]
+    if sizes:
+        nodes = [ir.node("Size", [value]) for value in values]
+        copy.graph.extend(nodes)
+        values = [node.outputs[0] for node in nodes]
+        for name, value in zip(names, values, strict=True):
+            value.name, value.dtype = f"{name}/vqonnx_size", ir.DataType.INT64
+    copy.graph.outputs[:] = values
+    RemoveUnusedNodesPass()(copy)
+    return copy
+
+
+def write_model(model: ir.Model, folder: Path, name: str) -> Path:
+    """Save ``model`` for a session; weights of large models go to a file beside it."""
+    path = folder / f"{name}.onnx"
+    size = sum(weight.const_value.nbytes for weight in model.graph.initializers.values() if weight.const_value)
+    ir.save(model, path, external_data=f"{name}.data" if size > _INLINE_LIMIT else None)
+    return path
+
+
+def element_count(value: ir.Value, axes: dict[str, int]) -> int | None:
+    """Elements of ``value`` when the free axes have these lengths; None if the model does not say."""
+    count = 1
+    for size in value.shape if value.shape is not None else [None]:
+        known = size if isinstance(size, int) else axes.get(str(getattr(size, "value", None)))
+        if known is None:
+            return None
+        count *= known
+    return count
+
+
+def model_digest(model: ir.Model) -> str:
+    """BLAKE2b digest, in hex, of nodes, inputs, functions and the content of every weight.
+
+    Weights are read in chunks, mapped ones straight from their file.
+    """
+    digest = hashlib.blake2b(digest_size=20)
+    for value in model.graph.inputs:
+        digest.update(repr((value.name, value.dtype, str(value.shape))).encode())
+    digest.update(repr(sorted(model.opset_imports.items())).encode())
+    for part in (*model.graph, *model.functions.values()):
+        digest.update(ir.to_proto(part).SerializeToString(deterministic=True))
+    for name, weight in sorted(model.graph.initializers.items()):
+        tensor = weight.const_value
+        if tensor is None:
+            continue
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
+        for start in range(0, content.size, _CHUNK):
+            digest.update(content[start : start + _CHUNK].data)
+    return digest.hexdigest()
+
+
+def observable_values(model: ir.Model) -> dict[str, ir.Value]:
+    """Graph inputs and outputs of the main graph's nodes, by name."""
+    outputs = (value for node in model.graph for value in node.outputs)
+    return {value.name: value for value in (*model.graph.inputs, *outputs) if value.name}

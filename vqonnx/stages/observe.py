@@ -1,0 +1,189 @@
+"""Run the prepared float model on the calibration samples and keep statistics of its tensors."""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+
+from vqonnx.calibration.feeds import Feed
+from vqonnx.calibration.grouping import grouped, tensor_bytes
+from vqonnx.calibration.model import exposing, model_digest, refuse_unobservable, write_model
+from vqonnx.calibration.probe import Probe, measure, release
+from vqonnx.calibration.samples import feeds_digest
+from vqonnx.calibration.statistics import Statistic, empty_statistic
+from vqonnx.calibration.store import CacheKey, Partial, load_statistics, save_statistics
+from vqonnx.core.spec import RangeMethod
+from vqonnx.errors import SampleError
+from vqonnx.progress import Progress, silent
+
+Wanted = Mapping[str, RangeMethod | str | Statistic]
+"""For each tensor: the method that will choose its range, the name of a statistic, or an empty statistic."""
+
+_SAVE_SECONDS = 10.0
+_CORES = os.cpu_count() or 1
+_WINDOW = 2 * _CORES
+_CPU = ("CPUExecutionProvider",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObserveOptions:
+    """How ``observe`` runs the model; none of it changes the result.
+
+    Attributes:
+        providers: ONNX Runtime's execution providers, best first.
+        workers: Samples that run at a time, one thread each; by default one a core. (One thread a run, because
+            samples side by side need no waiting for each other, and sums come out the same on any machine.)
+        executor: Runs the samples instead, in threads or processes.
+        progress: Told of each finished sample.
+        cache: File that keeps the statistics, and lets an interrupted run go on where it was.
+        memory_budget: Bytes of tensors that are fetched at a time; if all wanted ones need more, the samples run
+            several times. Sizes are those of the first sample.
+        nonfinite: Whether NaN and infinity in an activation are an error, or are left out and counted.
+    """
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    workers: int | None = None
+    executor: Executor | None = None
+    progress: Progress = silent
+    cache: Path | None = None
+    memory_budget: int = 1 << 30
+    nonfinite: Literal["error", "ignore"] = "error"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statistics:
+    """What was observed.
+
+    Attributes:
+        tensors: A statistic for each wanted tensor.
+        samples: Number of samples.
+    """
+
+    tensors: Mapping[str, Statistic]
+    samples: int
+
+
+def observe(
+    model: ir.Model, wanted: Wanted, samples: Sequence[Feed], options: ObserveOptions | None = None
+) -> Statistics:
+    """Statistics of the tensors ``wanted`` over ``samples``; the same bytes whoever runs the samples.
+
+    Every sample runs once, in one optimized session, and its tensors are dropped when they are measured.
+
+    Raises:
+        OptionError: A wanted name is no float tensor of the main graph, or names no statistic.
+        SampleError: There are no samples, the model cannot run one, or NaN or infinity comes up.
+        CacheError: ``options.cache`` is damaged or belongs to another run.
+    """
+    options = options or ObserveOptions()
+    refuse_unobservable(model, wanted)
+    if not samples:
+        raise SampleError("there is no calibration sample to observe; pass at least one")
+    empty = {name: empty_statistic(statistic) for name, statistic in wanted.items()}
+    ledger = _Ledger(options, _cache_key(model, empty, samples, options), empty)
+    with ExitStack() as stack:
+        stack.callback(release)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vqonnx-observe-")))
+        executor = options.executor or stack.enter_context(ThreadPoolExecutor(_workers(options)))
+        for done, names in _passes(model, ledger, samples, options, folder):
+            probe = _probe(model, {name: empty[name] for name in names}, options, folder)
+            for sample, result in enumerate(_in_order(executor, probe, samples, done), start=done):
+                ledger.add(sample, result)
+                options.progress("observe", sample + 1, len(samples))
+    ledger.save()
+    return Statistics({name: part.statistic for name, part in ledger.partials.items()}, len(samples))
+
+
+class _Ledger:
+    """What is known so far, and its copy on disk."""
+
+    def __init__(self, options: ObserveOptions, key: CacheKey | None, empty: Mapping[str, Statistic]) -> None:
+        self._nonfinite, self._path, self._key = options.nonfinite, options.cache, key
+        self.partials = {name: Partial(statistic) for name, statistic in empty.items()}
+        if self._path is not None and key is not None:
+            self.partials |= load_statistics(self._path, key) or {}
+        self._saved = time.monotonic()
+
+    def add(self, sample: int, result: Mapping[str, Statistic]) -> None:
+        """Fold the statistics of one sample in; samples come in order."""
+        for name, statistic in result.items():
+            if statistic.dropped and self._nonfinite == "error":
+                raise SampleError(
+                    f"tensor {name!r} has {statistic.dropped} NaN or infinite elements in calibration sample {sample}; "
+                    "repair or drop the sample, or pass nonfinite='ignore' to leave such elements out",
+                    sample=sample,
+                    tensor=name,
+                )
+            self.partials[name] = Partial(self.partials[name].statistic.merge(statistic), sample + 1)
+        if time.monotonic() - self._saved > _SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the copy, if there is to be one."""
+        if self._path is not None and self._key is not None:
+            save_statistics(self._path, self._key, self.partials)
+        self._saved = time.monotonic()
+
+
+def _passes(
+    model: ir.Model, ledger: _Ledger, samples: Sequence[Feed], options: ObserveOptions, folder: Path
+) -> Iterator[tuple[int, list[str]]]:
+    """The tensors of each pass over the samples, and the sample at which it begins."""
+    unfinished: dict[int, list[str]] = {}
+    for name, part in ledger.partials.items():
+        if part.done < len(samples):
+            unfinished.setdefault(part.done, []).append(name)
+    for done, names in sorted(unfinished.items()):
+        sizes = tensor_bytes(model, names, samples[0], folder)
+        for group in grouped(sizes, options.memory_budget // _workers(options)):
+            yield done, group
+
+
+def _probe(model: ir.Model, empty: Mapping[str, Statistic], options: ObserveOptions, folder: Path) -> Probe:
+    given = {value.name for value in model.graph.inputs}
+    made = [name for name in empty if name not in given]
+    # A name of its own for each file: workers keep the session of the last one.
+    path = write_model(exposing(model, made), folder, f"pass{len(list(folder.iterdir()))}") if made else None
+    return Probe(path, empty, options.providers, 1 if options.providers == _CPU else 0)
+
+
+def _in_order(executor: Executor, probe: Probe, samples: Sequence[Feed], start: int) -> Iterator[dict[str, Statistic]]:
+    """The statistics of each sample from ``start`` on, in sample order; few samples are under way at a time."""
+    pending: deque[Future[dict[str, Statistic]]] = deque()
+    try:
+        for sample in range(start, len(samples)):
+            if len(pending) > _WINDOW:
+                yield pending.popleft().result()
+            pending.append(executor.submit(measure, probe, sample, samples[sample]))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _workers(options: ObserveOptions) -> int:
+    if options.workers is not None:
+        return options.workers
+    return _CORES if options.providers == _CPU else 1
+
+
+def _cache_key(
+    model: ir.Model, empty: Mapping[str, Statistic], samples: Sequence[Feed], options: ObserveOptions
+) -> CacheKey | None:
+    if options.cache is None:
+        return None
+    wanted = hashlib.blake2b(options.nonfinite.encode(), digest_size=20)
+    for name, statistic in sorted(empty.items()):
+        fields = {field: array.tolist() for field, array in statistic.arrays().items()}
+        wanted.update(repr((name, statistic.name, fields)).encode())
+    return CacheKey(model_digest(model), wanted.hexdigest(), feeds_digest(samples))
