@@ -26,6 +26,7 @@ class OpSupport:
         weight: Input index of the weight, if it has one.
         weight_axis: Output-channel axis of the weight, for per-channel scales; None if only per-tensor works.
         transposed: Name of the attribute that, when 1, moves the channel axis to the other one of two (transB).
+        dynamic_weight: Whether the weight may be computed at run time; it is then quantized like an activation.
         bias: Input index of the int32 bias, if it has one.
         float_output: Whether the integer kernel can also give a float output, so that nothing is lost after.
         same_scale: Whether inputs and outputs must share one scale (Concat on some devices, MaxPool).
@@ -40,6 +41,7 @@ class OpSupport:
     weight: int | None = None
     weight_axis: int | None = None
     transposed: str | None = None
+    dynamic_weight: bool = False
     bias: int | None = None
     float_output: bool = False
     same_scale: bool = False

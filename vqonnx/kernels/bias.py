@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from vqonnx.core.granularity import PerAxis, PerTensor
+from vqonnx.core.granularity import Array, PerAxis, PerTensor
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.qtype import INT32
 from vqonnx.core.spec import QuantSpec
@@ -14,8 +14,8 @@ _SMALLEST_SCALE = 2.0**-126
 
 
 def bias_scale(
-    input_scale: npt.NDArray[np.floating],
-    weight_scale: npt.NDArray[np.floating],
+    input_scale: Array,
+    weight_scale: Array,
     beta: float = 1.0,
     repeats: int = 1,
 ) -> npt.NDArray[np.float64]:
@@ -31,7 +31,7 @@ def bias_scale(
     return np.tile(product, repeats) if repeats > 1 and product.ndim else product
 
 
-def quantize_bias(bias: npt.NDArray[np.generic], scale: npt.NDArray[np.float64]) -> QuantizedTensor:
+def quantize_bias(bias: Array, scale: npt.NDArray[np.float64]) -> QuantizedTensor:
     """int32 codes with zero point 0; codes beyond int32 saturate (``grown_weight_scale`` prevents them).
 
     Args:
@@ -47,11 +47,11 @@ def quantize_bias(bias: npt.NDArray[np.generic], scale: npt.NDArray[np.float64])
 
 
 def grown_weight_scale(
-    weight_scale: npt.NDArray[np.floating],
-    input_scale: npt.NDArray[np.floating],
-    bias: npt.NDArray[np.generic],
+    weight_scale: Array,
+    input_scale: Array,
+    bias: Array,
     repeats: int = 1,
-) -> npt.NDArray[np.floating]:
+) -> Array:
     """The weight's scale, grown just enough that the bias fits int32 and its scale is a normal float32.
 
     Args:
@@ -67,5 +67,5 @@ def grown_weight_scale(
     needed = size.reshape(repeats, -1).max(axis=0) if weight_scale.ndim else np.max(size, initial=0.0)
     step = float(np.asarray(input_scale, np.float64).reshape(()))
     least = np.maximum(needed / (step * BIAS_LIMIT), 2 * _SMALLEST_SCALE / step)
-    grown: npt.NDArray[np.floating] = np.maximum(weight_scale.astype(np.float64), least)
+    grown: npt.NDArray[np.float64] = np.maximum(weight_scale.astype(np.float64), least)
     return grown.astype(weight_scale.dtype)

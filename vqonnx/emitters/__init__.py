@@ -1,0 +1,1 @@
+"""One quantized form a file: plan and solutions become nodes."""

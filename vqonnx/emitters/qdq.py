@@ -1,0 +1,183 @@
+"""The QDQ form: QuantizeLinear -> DequantizeLinear around float operators, which the runtime fuses to integers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from vqonnx.core.granularity import PerAxis, PerBlock
+from vqonnx.core.params import QuantParams
+from vqonnx.core.plan import NodePlan, Plan, Role, TensorPlan
+from vqonnx.core.solution import Solutions
+from vqonnx.core.target import Kernel
+from vqonnx.graph.edit import add_initializer, insert_after_value, insert_before, make_node, remove_dead, replace_uses
+from vqonnx.graph.facts import clip_bounds
+from vqonnx.graph.names import NameAllocator
+from vqonnx.graph.walk import nodes_by_name, values_by_name
+from vqonnx.kernels.affine import quantize
+
+Uses = list[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Params:
+    """Scale and zero point as initializers, and the attributes that say how they spread."""
+
+    scale: ir.Value
+    zero_point: ir.Value
+    attributes: Mapping[str, int]
+
+
+def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions, *, contrib: bool = False) -> None:
+    """Rewrite a private model into QDQ form, in place.
+
+    One pair a tensor: every reader of a value that an integer node computes reads its dequantized form, since
+    the float one no longer exists; of other values only the integer nodes do.
+
+    Args:
+        model: The prepared float model.
+        plan: What to quantize.
+        solutions: The numbers.
+        contrib: Use ``com.microsoft``'s QuantizeLinear and DequantizeLinear, which know 16- and 4-bit types
+            below opset 21.
+    """
+    emitter = _QdqEmitter(model, plan, solutions, "com.microsoft::" if contrib else "")
+    for node in plan.nodes.values():
+        if node.kernel is Kernel.CLIPS:
+            emitter.emit_clip(node)
+    for tensor in plan.tensors.values():
+        if tensor.role is Role.ACTIVATION:
+            emitter.emit_activation(tensor)
+        else:
+            emitter.emit_constant(tensor)
+    remove_dead(model)
+
+
+class _QdqEmitter:
+    """The model being rewritten, with the look-ups that keep the work linear."""
+
+    def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions, domain: str) -> None:
+        self._graph = model.graph
+        self._solutions = solutions
+        self._domain = domain
+        self._names = NameAllocator.of(model)
+        self._values = values_by_name(model)
+        self._nodes = nodes_by_name(model)
+        self._uses = _planned_uses(plan)
+        self._computed = {key for node in plan.nodes.values() for key in node.outputs if key is not None}
+        self._params: dict[str, _Params] = {}
+        self._dequantized: dict[str, ir.Value] = {}
+
+    def emit_clip(self, plan: NodePlan) -> None:
+        """Drop a clip that the range of its output repeats exactly; else quantize before it as well as after.
+
+        In the second case the range saturates nothing that the clip would keep, so the extra pair is exact, and
+        it lets the node before the clip give integers.
+        """
+        key = plan.outputs[0]
+        if key is None:
+            return
+        node = self._nodes[plan.node]
+        source, output = node.inputs[0], node.outputs[0]
+        bounds = clip_bounds(node)
+        assert source is not None
+        assert bounds is not None
+        if clips_exactly(self._solutions.params(key), *bounds):
+            replace_uses(output, source, self._names, keep=(node,))
+            self._values[key] = source
+        else:
+            self._insert_pair(source, key, None)
+
+    def emit_activation(self, tensor: TensorPlan) -> None:
+        """Q -> DQ after the value, or after the form that it is converted from."""
+        if tensor.converted_from is not None:
+            source = self._dequantized[tensor.converted_from]
+        else:
+            source = self._values[tensor.tensor]
+        everyone = tensor.key in self._computed and tensor.converted_from is None
+        uses = None if everyone else self._uses.get(tensor.key, [])
+        self._dequantized[tensor.key] = self._insert_pair(source, tensor.key, uses)
+
+    def emit_constant(self, tensor: TensorPlan) -> None:
+        """The codes as an initializer, and a DequantizeLinear that the planned inputs read."""
+        uses = self._uses[tensor.key]
+        codes = self._add(f"{tensor.key}_quantized", self._solutions.constants[tensor.key].codes)
+        node = self._node("DequantizeLinear", tensor.key, codes)
+        insert_before(self._nodes[uses[0][0]], node)
+        source = self._values[tensor.tensor]
+        _type_like(node.outputs[0], source)
+        self._rewire(uses, node.outputs[0])
+
+    def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None) -> ir.Value:
+        """Q -> DQ after ``source``; all of its readers, or the given uses, read the result."""
+        quantizer = self._node("QuantizeLinear", key, source)
+        dequantizer = self._node("DequantizeLinear", key, quantizer.outputs[0])
+        insert_after_value(source, [quantizer, dequantizer])
+        result = dequantizer.outputs[0]
+        _type_like(result, source)
+        if uses is None:
+            replace_uses(source, result, self._names, keep=(quantizer,))
+        else:
+            self._rewire(uses, result)
+        return result
+
+    def _rewire(self, uses: Uses, value: ir.Value) -> None:
+        for name, index in uses:
+            self._nodes[name].replace_input_with(index, value)
+
+    def _node(self, op_type: str, key: str, source: ir.Value) -> ir.Node:
+        params = self._params_of(key)
+        inputs = [source, params.scale, params.zero_point]
+        name = f"{key}_{op_type}"
+        made = make_node(
+            self._names, self._domain + op_type, inputs, params.attributes, name=name, outputs=[f"{name}_Output"]
+        )
+        if op_type == "QuantizeLinear":
+            made.outputs[0].type = params.zero_point.type
+            made.outputs[0].shape = source.shape
+        return made
+
+    def _params_of(self, key: str) -> _Params:
+        if key not in self._params:
+            params = self._solutions.params(key)
+            self._params[key] = _Params(
+                self._add(f"{key}_scale", np.asarray(params.scale)),
+                self._add(f"{key}_zero_point", np.asarray(params.zero_point)),
+                _attributes(params),
+            )
+        return self._params[key]
+
+    def _add(self, name: str, array: np.ndarray) -> ir.Value:
+        return add_initializer(self._graph, self._names.unique(name), array)
+
+
+def clips_exactly(params: QuantParams, low: float, high: float) -> bool:
+    """Whether quantizing with these parameters alone gives the codes of clipping to [low, high] first.
+
+    It does when both bounds land on the ends of the range, since everything beyond them then saturates there.
+    """
+    spec = params.spec
+    ends = np.clip(np.array([low, high], np.float64), -3.4e38, 3.4e38).astype(np.float32)
+    codes = quantize(ends, params).astype(np.int64)
+    return bool(codes[0] == spec.qmin and codes[1] == spec.qmax)
+
+
+def _attributes(params: QuantParams) -> dict[str, int]:
+    granularity = params.spec.granularity
+    if isinstance(granularity, PerBlock):
+        return {"axis": granularity.axis, "block_size": granularity.size}
+    return {"axis": granularity.axis} if isinstance(granularity, PerAxis) and params.scale.ndim else {}
+
+
+def _planned_uses(plan: Plan) -> dict[str, Uses]:
+    uses: dict[str, Uses] = {}
+    for node in plan.nodes.values():
+        for index, key in enumerate(node.inputs):
+            if key is not None:
+                uses.setdefault(key, []).append((node.node, index))
+    return uses
+
+
+def _type_like(value: ir.Value, source: ir.Value) -> None:
+    value.type, value.shape = source.type, source.shape

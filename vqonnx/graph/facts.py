@@ -1,0 +1,55 @@
+"""What attributes and inputs of a node mean, the same over the opsets that say it differently."""
+
+import math
+
+import onnx_ir as ir
+
+from vqonnx.graph.walk import constant, constant_tensor
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def float_attribute(node: ir.Node, name: str, default: float) -> float:
+    """A float attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
+
+
+def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
+    """Bounds of a Relu or Clip (any opset), -inf and inf where open; None if computed at run time."""
+    if node.op_type == "Relu":
+        return 0.0, math.inf
+    bounds = []
+    for index, (attribute, default) in enumerate((("min", -math.inf), ("max", math.inf)), start=1):
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is None:
+            bounds.append(float_attribute(node, attribute, default))
+            continue
+        array = constant(value)
+        if array is None:
+            return None
+        bounds.append(float(array.reshape(())))
+    return bounds[0], bounds[1]
+
+
+def linear_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add that gives a MatMul its bias, and the index of the bias among its inputs; None if there is none.
+
+    That is an Add of a constant vector [N] (or [1, .., N]) that alone reads the product with a constant [K, N].
+    """
+    weight = constant_tensor(matmul.inputs[1]) if matmul.op_type == "MatMul" else None
+    product = matmul.outputs[0]
+    if weight is None or len(weight.shape) != 2 or product.is_graph_output() or len(product.uses()) != 1:
+        return None
+    add, index = next(iter(product.uses()))
+    if add.op_type != "Add" or add.domain or add.graph is not matmul.graph:
+        return None
+    bias = constant_tensor(add.inputs[1 - index])
+    columns = weight.shape.numpy()[1]
+    if bias is None or bias.size != columns or bias.shape.numpy()[-1:] != (columns,):
+        return None
+    return add, 1 - index

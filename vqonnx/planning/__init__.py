@@ -1,0 +1,1 @@
+"""Which nodes become quantized and which tensors that takes: the parts of the plan stage."""

@@ -1,0 +1,223 @@
+"""The quantized form of every tensor that an integer node touches."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from vqonnx.core.granularity import PerAxis, PerTensor
+from vqonnx.core.plan import NodePlan, Role, TensorPlan
+from vqonnx.core.qtype import INT32
+from vqonnx.core.spec import QuantSpec
+from vqonnx.core.target import Kernel
+from vqonnx.graph.walk import constant_tensor, is_float
+from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.partition import Partition
+from vqonnx.planning.rules import Override, PlanRules
+
+
+@dataclass(slots=True)
+class Assignment:
+    """Tensor and node plans, as they grow node by node."""
+
+    rules: PlanRules
+    partition: Partition
+    tensors: dict[str, TensorPlan] = field(default_factory=dict)
+    nodes: dict[str, NodePlan] = field(default_factory=dict)
+
+
+def assign(partition: Partition, rules: PlanRules) -> tuple[dict[str, TensorPlan], dict[str, NodePlan]]:
+    """Give every input and output of the integer nodes its quantized form.
+
+    Returns:
+        Tensor plans by key and node plans by node name, both in graph order.
+    """
+    work = Assignment(rules, partition)
+    for candidate in partition:
+        if candidate.support.kernel is Kernel.CLIPS:
+            _plan_node(work, candidate, candidate.node, [None] * len(candidate.node.inputs))
+        elif candidate.add is None:
+            _plan_node(work, candidate, candidate.node, _inputs(work, candidate))
+        else:
+            _plan_linear(work, candidate, *candidate.add)
+    _share_scales(work)
+    return work.tensors, work.nodes
+
+
+def _plan_node(work: Assignment, candidate: Candidate, node: ir.Node, inputs: list[str | None]) -> None:
+    outputs = tuple(_output(work, candidate, output) for output in node.outputs)
+    _register(work, candidate, node, inputs, outputs)
+
+
+def _plan_linear(work: Assignment, candidate: Candidate, add: ir.Node, bias_index: int) -> None:
+    """A MatMul with float output, and the Add behind it whose constant is the bias of the product."""
+    inputs = _inputs(work, candidate)
+    _register(work, candidate, candidate.node, inputs, (None,))
+    bias: list[str | None] = [None, None]
+    bias[bias_index] = _bias(work, candidate, inputs)
+    _plan_node(work, candidate, add, bias)
+
+
+def _register(
+    work: Assignment,
+    candidate: Candidate,
+    node: ir.Node,
+    inputs: list[str | None],
+    outputs: tuple[str | None, ...],
+) -> None:
+    work.nodes[node.name or ""] = NodePlan(
+        node=node.name or "",
+        op_type=node.op_type,
+        kernel=candidate.support.kernel,
+        inputs=tuple(inputs),
+        outputs=outputs,
+    )
+
+
+def _inputs(work: Assignment, candidate: Candidate) -> list[str | None]:
+    keys: list[str | None] = [None] * len(candidate.node.inputs)
+    for index in candidate.activations():
+        value = candidate.input(index)
+        if value is not None:
+            keys[index] = _operand(work, value, candidate)
+    weight, support = candidate.weight(), candidate.support
+    if weight is not None and support.weight is not None:
+        keys[support.weight] = _weight(work, weight, candidate)
+    if support.bias is not None and candidate.bias() is not None:
+        keys[support.bias] = _bias(work, candidate, keys)
+    return keys
+
+
+def _operand(work: Assignment, value: ir.Value, candidate: Candidate) -> str:
+    """An input that is measured, or an elementwise constant, which has a range of its own."""
+    name = value.name or ""
+    override = work.rules.overrides.get(name)
+    if constant_tensor(value) is not None:
+        return _add(work, _form(name, Role.WEIGHT, work.rules.activation, override))
+    key = _activation(work, value)
+    conversion = override.conversion if override else None
+    if conversion is None or (conversion.readers and candidate.name not in conversion.readers):
+        return key
+    original = work.tensors[key]
+    symmetric = original.spec.symmetric if conversion.symmetric is None else conversion.symmetric
+    converted = f"{name}_{conversion.qtype.name}"
+    spec = replace(original.spec, qtype=conversion.qtype, symmetric=symmetric)
+    form = replace(original, key=converted, spec=spec, group=converted, fixed=None, converted_from=key)
+    return _add(work, form)
+
+
+def _activation(work: Assignment, value: ir.Value) -> str:
+    name = value.name or ""
+    if name in work.tensors:
+        return name
+    form = _form(name, Role.ACTIVATION, work.rules.activation, work.rules.overrides.get(name))
+    if form.bounds is None and form.fixed is None:
+        maker = work.partition.maker(value)
+        bounds = maker.support.output_bounds if maker is not None else None
+        form = replace(form, bounds=bounds, method=None if bounds else work.rules.method)
+    return _add(work, form)
+
+
+def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | None:
+    """The form of an output: none where a clip follows, or where float is free and no integer node reads it."""
+    if not is_float(output) or work.partition.clip_after(candidate) is not None:
+        return None
+    return None if _float_output_is_free(work, candidate, output) else _activation(work, output)
+
+
+def _float_output_is_free(work: Assignment, candidate: Candidate, output: ir.Value) -> bool:
+    if work.partition.integer_readers(output):
+        return False
+    if candidate.support.kernel is Kernel.CLIPS:
+        maker = work.partition.maker(candidate.input(0))
+        return maker is not None and maker.support.float_output
+    return candidate.support.float_output
+
+
+def _weight(work: Assignment, weight: ir.Value, candidate: Candidate) -> str:
+    name = weight.name or ""
+    override = work.rules.overrides.get(name)
+    axis = candidate.channel_axis() if work.rules.per_channel else None
+    if override is not None and override.axis is not None:
+        axis = override.axis
+    rank = len(weight.shape) if weight.shape is not None else 0
+    if candidate.node.op_type == "MatMul" and rank != 2:
+        axis = None  # QLinearMatMul takes a scale a column for matrices only
+    granularity = PerAxis(axis % rank) if axis is not None and rank else PerTensor()
+    spec = replace(work.rules.weight, granularity=granularity)
+    return _add(work, _form(name, Role.WEIGHT, spec, override))
+
+
+def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str | None:
+    source, weight, bias = keys[0], keys[candidate.support.weight or 1], candidate.bias()
+    if source is None or weight is None or bias is None or not work.rules.quantize_bias:
+        return None
+    if bias.dtype != ir.DataType.FLOAT:
+        return None  # float16 cannot hold input_scale * weight_scale: such biases stay float
+    form = _form(bias.name or "", Role.BIAS, QuantSpec(qtype=INT32, symmetric=True), None)
+    return _add(work, replace(form, scale_of=(source, weight)))
+
+
+def _form(name: str, role: Role, spec: QuantSpec, override: Override | None) -> TensorPlan:
+    """A tensor's plan with what the user fixed for it."""
+    plan = TensorPlan(key=name, tensor=name, role=role, spec=spec)
+    if override is None:
+        return plan
+    spec = replace(
+        spec,
+        qtype=override.qtype or spec.qtype,
+        symmetric=spec.symmetric if override.symmetric is None else override.symmetric,
+        reduce_range=spec.reduce_range if override.reduce_range is None else override.reduce_range,
+    )
+    if override.scale is not None and override.zero_point is not None:
+        fixed = (np.asarray(override.scale, np.float64), np.asarray(override.zero_point, np.int64))
+        return replace(plan, spec=spec, fixed=fixed)
+    if override.low is not None and override.high is not None:
+        return replace(plan, spec=spec, bounds=(override.low, override.high))
+    return replace(plan, spec=spec)
+
+
+def _add(work: Assignment, plan: TensorPlan) -> str:
+    """Register a form, under the tensor's name or, where another meaning has it, under the next free number."""
+    plan = replace(plan, group=plan.group or plan.key)
+    key, number = plan.key, 1
+    while key in work.tensors and not _same_meaning(work.tensors[key], plan):
+        number += 1
+        key = f"{plan.key}_{number}"
+    if key not in work.tensors:
+        work.tensors[key] = replace(plan, key=key, group=key if plan.group == plan.key else plan.group)
+    return key
+
+
+def _same_meaning(one: TensorPlan, other: TensorPlan) -> bool:
+    return (one.tensor, one.role, one.spec, one.scale_of, one.converted_from, one.bounds) == (
+        other.tensor, other.role, other.spec, other.scale_of, other.converted_from, other.bounds,
+    )  # fmt: skip
+
+
+def _share_scales(work: Assignment) -> None:
+    """Give the values around data movers, and around operators that demand it, one common scale."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while key in parent:
+            key = parent[key]
+        return key
+
+    for candidate in work.partition:
+        if candidate.support.kernel is Kernel.MOVES or candidate.support.same_scale:
+            plan = work.nodes[candidate.name]
+            shared = [key for key in (*plan.inputs, *plan.outputs) if key is not None]
+            for key in shared[1:]:
+                if (a := root(shared[0])) != (b := root(key)):
+                    parent[b] = a
+    moved = _moved_values(work)
+    for key, tensor in work.tensors.items():
+        method = None if key in moved and root(key) != key else tensor.method
+        work.tensors[key] = replace(tensor, group=root(tensor.group), method=method)
+
+
+def _moved_values(work: Assignment) -> set[str]:
+    """Outputs of data movers: their values are among their input's, so they need no measurement of their own."""
+    movers = (plan for plan in work.nodes.values() if plan.kernel is Kernel.MOVES)
+    return {key for plan in movers for key in plan.outputs if key is not None}

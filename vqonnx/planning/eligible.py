@@ -1,0 +1,180 @@
+"""Which nodes the target can run in integers, and why the others stay float."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from vqonnx.core.plan import Skip
+from vqonnx.core.target import Kernel, OpSupport, Target
+from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add
+from vqonnx.graph.walk import constant_tensor, is_float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that may become quantized, and how the target runs it."""
+
+    node: ir.Node
+    support: OpSupport
+    add: tuple[ir.Node, int] | None = None
+    """The Add that gives a MatMul its bias, and the index of the bias among its inputs."""
+
+    @property
+    def name(self) -> str:
+        """The node's unique name."""
+        return self.node.name or ""
+
+    @property
+    def tail(self) -> ir.Node:
+        """The node that computes the result: the Add of a linear layer, else the node itself."""
+        return self.node if self.add is None else self.add[0]
+
+    def input(self, index: int | None) -> ir.Value | None:
+        """The input at ``index``, or None where the node has none there."""
+        return self.node.inputs[index] if index is not None and index < len(self.node.inputs) else None
+
+    def weight(self) -> ir.Value | None:
+        """The constant weight, if the node has one."""
+        value = self.input(self.support.weight)
+        return value if value is not None and constant_tensor(value) is not None else None
+
+    def bias(self) -> ir.Value | None:
+        """The bias input, if the node (or the Add behind it) has one."""
+        return self.input(self.support.bias) if self.add is None else self.add[0].inputs[self.add[1]]
+
+    def activations(self) -> list[int]:
+        """Indices of the inputs that are quantized as activations: float, present, neither weight nor bias."""
+        apart = {self.support.bias, self.support.weight if self.weight() is not None else None}
+        indices = self.support.activations or range(len(self.node.inputs))
+        return [i for i in indices if i not in apart and (v := self.input(i)) is not None and is_float(v)]
+
+    def channel_axis(self) -> int | None:
+        """Output-channel axis of the weight; None where only one scale for the whole weight works."""
+        axis, flag = self.support.weight_axis, self.support.transposed
+        if axis is not None and flag is not None and int_attribute(self.node, flag, 0):
+            return 1 - axis
+        return axis
+
+
+def candidates(
+    nodes: Sequence[ir.Node], target: Target, rejected: Mapping[str, str]
+) -> tuple[list[Candidate], list[Skip]]:
+    """Split the nodes with a float edge into those that the target can run in integers and those that stay float.
+
+    Args:
+        nodes: The nodes of the main graph, in graph order.
+        target: The device.
+        rejected: Nodes that the user or the guard leaves float, with the reason.
+    """
+    found: list[Candidate] = []
+    skips: list[Skip] = []
+    taken: set[ir.Node] = set()
+    for node in nodes:
+        if node in taken or not has_float_edge(node):
+            continue
+        support = target.ops.get(operator_key(node))
+        reason = rejected.get(node.name or "") or _unsupported(node, support, target)
+        if reason or support is None:
+            skips.append(Skip(node.name or "", node.op_type, reason))
+        else:
+            add = linear_add(node)
+            if add is not None and add[0].name in rejected:
+                add = None
+            found.append(Candidate(node, support, add))
+            if add is not None:
+                taken.add(add[0])
+    return found, skips
+
+
+def operator_key(node: ir.Node) -> str:
+    """``op_type`` in the default domain, ``domain::op_type`` elsewhere."""
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def has_float_edge(node: ir.Node) -> bool:
+    """Whether a node reads or writes a float tensor."""
+    return any(value is not None and is_float(value) for value in (*node.inputs, *node.outputs))
+
+
+def _unsupported(node: ir.Node, support: OpSupport | None, target: Target) -> str:
+    """Why the target cannot run this node in integers; empty if it can."""
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return "already quantized"
+    if support is None:
+        return f"target {target.name} has no integer kernel for {operator_key(node)}"
+    return next((reason for check in _CHECKS if (reason := check(Candidate(node, support)))), "")
+
+
+def _opset_too_low(candidate: Candidate) -> str:
+    node, needed = candidate.node, candidate.support.opset
+    version = node.version or (node.graph.opset_imports.get(node.domain) if node.graph else None) or needed
+    return f"{node.op_type} has an integer kernel from opset {needed} on, the model has {version}" * (version < needed)
+
+
+def _no_float_input(candidate: Candidate) -> str:
+    if candidate.support.kernel is Kernel.CLIPS:
+        return ""
+    return "" if candidate.activations() else "no float input that changes between runs or could be quantized"
+
+
+def _only_constants(candidate: Candidate) -> str:
+    values = (candidate.input(i) for i in candidate.activations())
+    return "all inputs are constants" if all(v is not None and constant_tensor(v) is not None for v in values) else ""
+
+
+def _weight_not_constant(candidate: Candidate) -> str:
+    support = candidate.support
+    if support.weight is None or support.dynamic_weight or candidate.weight() is not None:
+        return ""
+    return "its weight is computed at run time"
+
+
+def _empty_weight(candidate: Candidate) -> str:
+    weight = candidate.weight()
+    tensor = constant_tensor(weight)
+    return "its weight has no elements" if tensor is not None and tensor.size == 0 else ""
+
+
+def _gemm_factors(candidate: Candidate) -> str:
+    if candidate.node.op_type != "Gemm":
+        return ""
+    factors = [float_attribute(candidate.node, name, 1.0) for name in ("alpha", "beta")]
+    if factors == [1.0, 1.0] or (factors[0] == 1.0 and candidate.bias() is None):
+        return ""
+    return "alpha or beta is not 1 and could not be folded into a constant"
+
+
+def _bias_form(candidate: Candidate) -> str:
+    bias, weight = candidate.bias(), candidate.weight()
+    if bias is None:
+        return ""
+    tensor = constant_tensor(bias)
+    if tensor is None:
+        return "its bias is computed at run time"
+    if weight is None:
+        return "it has a bias but no constant weight"
+    shape = tensor.shape.numpy()
+    return "" if len(shape) == 1 else f"its bias of shape {list(shape)} is no vector of output channels"
+
+
+def _clip_needs_constants(candidate: Candidate) -> str:
+    if candidate.support.kernel is not Kernel.CLIPS:
+        return ""
+    bounds = clip_bounds(candidate.node)
+    if bounds is None:
+        return "its bounds are computed at run time"
+    low, high = bounds
+    return "" if low <= 0 <= high else f"it clips to [{low:g}, {high:g}], which no range that holds 0 clips like"
+
+
+_CHECKS: tuple[Callable[[Candidate], str], ...] = (
+    _opset_too_low,
+    _no_float_input,
+    _only_constants,
+    _weight_not_constant,
+    _empty_weight,
+    _gemm_factors,
+    _bias_form,
+    _clip_needs_constants,
+)

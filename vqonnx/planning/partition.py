@@ -1,0 +1,92 @@
+"""Which of the candidates become integer nodes: the largest set in which every node has a reason to be there."""
+
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+
+from vqonnx.core.plan import Skip
+from vqonnx.core.target import Kernel
+from vqonnx.graph.walk import constant_tensor
+from vqonnx.planning.eligible import Candidate
+
+
+class Partition:
+    """The integer nodes, and where their values meet the float part.
+
+    Starts from all candidates and removes, until nothing changes, light operators, data movers and clips that
+    do not stand between integer nodes: a conversion to integers and back costs more than they save. What is left
+    is the greatest fixed point, so the order of removal does not matter.
+    """
+
+    def __init__(self, candidates: Iterable[Candidate], *, everything: bool = False) -> None:
+        self._kept = {candidate.node: candidate for candidate in candidates}
+        self._by_tail = {candidate.tail: candidate for candidate in self._kept.values()}
+        self._everything = everything
+        self.skips: list[Skip] = []
+        self._reduce()
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self._kept.values())
+
+    def maker(self, value: ir.Value | None) -> Candidate | None:
+        """The integer node that computes the value, if one does."""
+        producer = value.producer() if value is not None else None
+        found = self._by_tail.get(producer) if producer is not None else None
+        return found if found is not None and found.node in self._kept else None
+
+    def integer_readers(self, value: ir.Value) -> list[Candidate]:
+        """The integer nodes that read the value as an activation."""
+        readers = []
+        for node, index in value.uses():
+            candidate = self._kept.get(node)
+            if candidate is not None and index in candidate.activations():
+                readers.append(candidate)
+        return readers
+
+    def clip_after(self, candidate: Candidate) -> Candidate | None:
+        """The clip that alone reads the node's output, and which the output's range may absorb."""
+        output = candidate.tail.outputs[0]
+        if output.is_graph_output() or len(output.uses()) != 1 or candidate.support.kernel is not Kernel.COMPUTE:
+            return None
+        reader = next(iter(output.uses()))[0]
+        clip = self._kept.get(reader)
+        return clip if clip is not None and clip.support.kernel is Kernel.CLIPS else None
+
+    def _reduce(self) -> None:
+        pending = list(self._kept.values())
+        while pending:
+            reasons = {c.node: reason for c in pending if c.node in self._kept and (reason := self._out_of_place(c))}
+            affected: dict[ir.Node, Candidate] = {}
+            for node, reason in reasons.items():
+                del self._kept[node]
+                self.skips.append(Skip(node.name or "", node.op_type, reason))
+                affected.update((near.node, near) for near in self._neighbours(node))
+            pending = list(affected.values())
+
+    def _neighbours(self, node: ir.Node) -> Iterator[Candidate]:
+        for near in (*node.predecessors(), *node.successors()):
+            candidate = self._kept.get(near) or self._by_tail.get(near)
+            if candidate is not None and candidate.node in self._kept:
+                yield candidate
+
+    def _out_of_place(self, candidate: Candidate) -> str:
+        """Why the node gains nothing from integers here; empty if it does."""
+        kernel = candidate.support.kernel
+        if kernel is Kernel.CLIPS:
+            return self._clip_out_of_place(candidate)
+        if candidate.support.heavy or (self._everything and kernel is Kernel.COMPUTE):
+            return ""
+        sources = [
+            v for i in candidate.activations() if (v := candidate.input(i)) is not None and constant_tensor(v) is None
+        ]
+        if not all(self.maker(value) for value in sources):
+            return "not worth a conversion to integers: an input comes from a float node"
+        if not any(self.integer_readers(output) for output in candidate.node.outputs):
+            return "not worth a conversion to integers: only float nodes read its output"
+        return ""
+
+    def _clip_out_of_place(self, clip: Candidate) -> str:
+        maker = self.maker(clip.input(0))
+        if maker is None or self.clip_after(maker) is not clip:
+            return "no integer node gives it its only input"
+        return ""

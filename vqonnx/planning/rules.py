@@ -1,0 +1,100 @@
+"""What the user and the guard ask of a plan, as values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from vqonnx.core.qtype import QType
+from vqonnx.core.spec import QuantSpec, RangeMethod
+
+if TYPE_CHECKING:
+    import onnx
+
+Pattern: TypeAlias = "str | Callable[[onnx.NodeProto], bool]"
+"""A node's name, a glob ("/encoder/*"), "re:" and a regular expression for the whole name, or a predicate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which nodes may be quantized.
+
+    Attributes:
+        nodes: Patterns of nodes to quantize; empty means all.
+        exclude: Patterns of nodes to leave float; they win over ``nodes``.
+        op_types: Operators to quantize; empty means all that the target runs in integers.
+    """
+
+    nodes: tuple[Pattern, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
+    op_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """A second quantized form of an activation, for some of its readers.
+
+    Attributes:
+        qtype: Type to convert to.
+        readers: Names of the nodes that read the converted form; empty means all.
+        symmetric: Symmetry of the converted form; None keeps the default of the type.
+    """
+
+    qtype: QType
+    readers: frozenset[str] = frozenset()
+    symmetric: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """What the user fixes for one tensor (one entry of ``TensorQuantOverrides``); None keeps the plan's choice.
+
+    Attributes:
+        qtype: Element type.
+        symmetric: Whether the range is centred on zero.
+        reduce_range: Whether to use one bit less.
+        axis: Axis of per-channel scales (constants only).
+        low: Lower end of the range.
+        high: Upper end of the range.
+        scale: Scale; given together with ``zero_point``. One number, or one a channel.
+        zero_point: Zero point.
+        conversion: A second form for some readers.
+    """
+
+    qtype: QType | None = None
+    symmetric: bool | None = None
+    reduce_range: bool | None = None
+    axis: int | None = None
+    low: float | None = None
+    high: float | None = None
+    scale: tuple[float, ...] | None = None
+    zero_point: tuple[int, ...] | None = None
+    conversion: Conversion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRules:
+    """Everything that shapes a plan besides the graph and the target.
+
+    Attributes:
+        activation: Spec of activations.
+        weight: Spec of weights, per tensor; ``per_channel`` makes it per axis where the operator allows.
+        per_channel: One scale an output channel for weights.
+        quantize_bias: Whether biases become int32; they stay float otherwise.
+        dynamic_matmul: Whether a MatMul of two activations is quantized.
+        method: How ranges of activations follow from statistics.
+        selection: Which nodes may be quantized.
+        overrides: By tensor name.
+        floats: Nodes that must stay float, with the reason (the guard's findings).
+        everything: Quantize light operators wherever the target has a kernel, not only between others.
+    """
+
+    activation: QuantSpec
+    weight: QuantSpec
+    per_channel: bool = True
+    quantize_bias: bool = True
+    dynamic_matmul: bool = True
+    method: RangeMethod = RangeMethod.MSE
+    selection: Selection = Selection()
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    floats: Mapping[str, str] = field(default_factory=dict)
+    everything: bool = False

@@ -1,0 +1,94 @@
+"""Names, globs, regular expressions and predicates that choose nodes."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+
+import onnx_ir as ir
+
+from vqonnx.errors import OptionError, nearest
+from vqonnx.planning.rules import Pattern, Selection
+
+_GLOB = frozenset("*?[")
+
+
+def rejections(nodes: Sequence[ir.Node], selection: Selection, known: Iterable[str] = ()) -> dict[str, str]:
+    """Why each node that the user's selection leaves out is left out, by node name.
+
+    Args:
+        nodes: All nodes, with unique names.
+        selection: What the user asked for.
+        known: Further names that a pattern may name without effect: nodes that preparation folded away.
+
+    Raises:
+        OptionError: A pattern matches no node, or an operator is in neither the model nor any ONNX domain.
+    """
+    folded = set(known)
+    _check_op_types(nodes, selection.op_types)
+    wanted = _matches(nodes, selection.nodes, "nodes_to_quantize", folded)
+    excluded = _matches(nodes, selection.exclude, "nodes_to_exclude", folded)
+    reasons: dict[str, str] = {}
+    for node in nodes:
+        name = node.name or ""
+        if name in excluded:
+            reasons[name] = "excluded by nodes_to_exclude"
+        elif selection.nodes and name not in wanted:
+            reasons[name] = "not in nodes_to_quantize"
+        elif selection.op_types and node.op_type not in selection.op_types:
+            reasons[name] = f"{node.op_type} is not in op_types_to_quantize"
+    return reasons
+
+
+def _matches(nodes: Sequence[ir.Node], patterns: Iterable[Pattern], option: str, folded: set[str]) -> set[str]:
+    names = [node.name or "" for node in nodes]
+    present = set(names)
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = _hits(nodes, names, present, pattern)
+        if not hits and isinstance(pattern, str) and not _any_name(folded, pattern):
+            raise OptionError(
+                f"{option}: {pattern!r} matches no node of the model{nearest(pattern, names)}. "
+                f"Give a node's name, a glob such as '*conv*', 're:' and a regular expression, or a predicate; "
+                f"'vqonnx plan MODEL' lists the names.",
+                option=option,
+            )
+        found |= hits
+    return found
+
+
+def _hits(nodes: Sequence[ir.Node], names: Sequence[str], present: set[str], pattern: Pattern) -> set[str]:
+    if callable(pattern):
+        return {node.name or "" for node in nodes if pattern(ir.serde.serialize_node(node))}
+    if pattern in present:  # names may hold brackets, so an exact name is tried before a glob
+        return {pattern}
+    return {name for name in names if _name_matches(name, pattern)}
+
+
+def _any_name(names: Iterable[str], pattern: str) -> bool:
+    return any(name == pattern or _name_matches(name, pattern) for name in names)
+
+
+def _name_matches(name: str, pattern: str) -> bool:
+    if pattern.startswith("re:"):
+        try:
+            return re.fullmatch(pattern[3:], name) is not None
+        except re.error as error:
+            raise OptionError(f"{pattern!r} is not a regular expression: {error}", option="nodes") from error
+    return bool(_GLOB & set(pattern)) and fnmatch.fnmatchcase(name, pattern)
+
+
+def _check_op_types(nodes: Sequence[ir.Node], op_types: Sequence[str]) -> None:
+    present = {node.op_type for node in nodes}
+    unknown = [op_type for op_type in op_types if op_type not in present and not _is_onnx_operator(op_type)]
+    if unknown:
+        raise OptionError(
+            f"op_types_to_quantize: {unknown[0]!r} is neither an ONNX operator nor in the model"
+            f"{nearest(unknown[0], present)}.",
+            option="op_types_to_quantize",
+        )
+
+
+def _is_onnx_operator(op_type: str) -> bool:
+    from onnx import defs
+
+    return any(defs.has(op_type, domain) for domain in ("", "ai.onnx.ml"))

@@ -1,0 +1,358 @@
+"""What all quantizer classes share: where every number of a quantized model is decided, and can be overridden."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from vqonnx.core.granularity import Granularity, PerAxis, PerTensor
+from vqonnx.core.params import QuantizedTensor, QuantParams
+from vqonnx.core.plan import Plan, TensorPlan
+from vqonnx.core.solution import Solutions
+from vqonnx.core.spec import QuantSpec
+from vqonnx.errors import OptionError, QuantRangeError, nearest
+from vqonnx.graph.io import load
+from vqonnx.graph.proto import to_proto
+from vqonnx.graph.walk import constant, values_by_name
+from vqonnx.kernels.affine import affine_params, block_ranges, quantize
+from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
+from vqonnx.quantizers.options import QuantizerOptions
+from vqonnx.quantizers.ranges import activation_params, planned_params
+from vqonnx.quantizers.types import QuantType
+from vqonnx.stages.emit import emit
+from vqonnx.stages.plan import make_plan
+from vqonnx.stages.solve import solve
+
+Array = npt.NDArray[np.generic]
+Names = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedValue:
+    """Where the quantized form of a float tensor is found.
+
+    Attributes:
+        original_name: The float tensor (or the key of one of its forms, where a plan gives it several).
+        q_name: Its codes.
+        scale_name: Their scale.
+        zp_name: Their zero point.
+        axis: Channel axis of the scale; None per tensor.
+    """
+
+    original_name: str
+    q_name: str
+    scale_name: str
+    zp_name: str
+    axis: int | None = None
+
+
+class BaseQuantizer:
+    """Decides every number of a quantized model; subclass it to decide some of them differently.
+
+    ``quantize_static`` itself runs through these methods, so an override changes the model that is written.
+    Names that go in and out are those of float tensors; the arrays behind returned names are in ``initializers``.
+
+    Attributes:
+        model: The float model, private to this object.
+        options: What was asked for, parsed.
+        tensors_range: Range or statistic of each activation, by tensor name.
+        plan: What is quantized and how; made from model and options where None.
+        solutions: The numbers; solved where None.
+        initializers: Codes, scales and zero points, by the names that the methods return.
+        quantized_value_map: The quantized form of each float tensor that has one.
+        used_scale_zp_map: (scale name, zero point name) of each of them.
+        parent: The quantizer of the graph around this one, for bodies of If and Loop.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | ir.Model,
+        per_channel: bool | None = None,
+        reduce_range: bool | None = None,
+        weight_qType: QuantType | None = None,
+        activation_qType: QuantType | None = None,
+        tensors_range: Mapping[str, object] | None = None,
+        nodes_to_quantize: Sequence[str] | None = None,
+        nodes_to_exclude: Sequence[str] | None = None,
+        op_types_to_quantize: Sequence[str] | None = None,
+        extra_options: Mapping[str, object] | None = None,
+    ) -> None:
+        self.model = load(model)
+        self.options = QuantizerOptions.of(
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=weight_qType,
+            activation_type=activation_qType,
+            nodes_to_quantize=nodes_to_quantize,
+            nodes_to_exclude=nodes_to_exclude,
+            op_types_to_quantize=op_types_to_quantize,
+            extra_options=extra_options,
+        )
+        self.tensors_range = dict(tensors_range or {})
+        self.plan: Plan | None = None
+        self.solutions: Solutions | None = None
+        self.initializers: dict[str, Array] = {}
+        self.quantized_value_map: dict[str, QuantizedValue] = {}
+        self.used_scale_zp_map: dict[str, tuple[str, str]] = {}
+        self.parent: BaseQuantizer | None = None
+
+    def quantize_model(self) -> onnx.ModelProto:
+        """The quantized model.
+
+        Raises:
+            OptionError: A name or pattern matches nothing, or an activation has no range.
+            QuantRangeError: A weight or range is not finite.
+        """
+        plan = self.current_plan()
+        if self.solutions is None:
+            self.solutions = self.solve()
+        return to_proto(emit(self.model, plan, self.solutions))
+
+    def current_plan(self) -> Plan:
+        """The plan in use; made on first need from the model and the options."""
+        if self.plan is None:
+            self.plan = make_plan(self.model, self.options.target, self.options.rules)
+        return self.plan
+
+    def solve(self) -> Solutions:
+        """Every number of the plan, each from the method of this class that answers for it."""
+        return solve(self.model, self.current_plan(), self)
+
+    def calculate_quantization_params(self) -> dict[str, QuantParams]:
+        """Scale and zero point of every planned activation, by key, from ``tensors_range``.
+
+        Raises:
+            OptionError: An activation has no range.
+            QuantRangeError: Its range is not finite.
+        """
+        params = activation_params(self.current_plan(), self.tensors_range, self.options.ranges, self._scale_dtype)
+        for key, param in params.items():
+            self._store_params(key, param)
+        return params
+
+    def quantize_weight(
+        self,
+        node: onnx.NodeProto,
+        indices: Sequence[int],
+        reduce_range: bool = False,
+        op_level_per_channel: bool = False,
+        axis: int = -1,
+        from_subgraph: bool = False,
+    ) -> tuple[list[str], list[str], list[str], list[onnx.NodeProto]]:
+        """Quantize the constant inputs of a node.
+
+        Args:
+            node: The node, by its name in the plan.
+            indices: Inputs to quantize.
+            reduce_range: Use 7 bits.
+            op_level_per_channel: One scale an index of ``axis``.
+            axis: Channel axis.
+            from_subgraph: Whether the node stands in the body of an If or Loop.
+
+        Returns:
+            Names of the codes, of the zero points and of the scales, one each an index, and nodes to be added
+            before the node (none here; the form of the class decides).
+        """
+        del from_subgraph  # names are unique in the whole model, bodies included
+        keys = self.current_plan().nodes[node.name].inputs
+        found: list[Names] = []
+        for index in indices:
+            name = keys[index] or node.input[index]
+            tensor = self._tensor_plan(name)
+            qtype = QuantType.from_qtype((tensor.spec if tensor else self.options.rules.weight).qtype)
+            if op_level_per_channel:
+                found.append(self.quantize_weight_per_channel(name, qtype, axis, reduce_range))
+            else:
+                weight = onnx.numpy_helper.from_array(self.float_array(name), name)
+                found.append(self.quantize_initializer(weight, qtype, reduce_range))
+        q_names, zp_names, scale_names = (list(names) for names in zip(*found, strict=True))
+        return q_names, zp_names, scale_names, []
+
+    def quantize_initializer(
+        self,
+        weight: onnx.TensorProto,
+        qType: QuantType,
+        reduce_range: bool = False,
+        keep_float_weight: bool = False,
+    ) -> Names:
+        """Quantize a constant with one scale.
+
+        Args:
+            weight: The constant, float, any shape.
+            qType: Element type.
+            reduce_range: Use one bit less.
+            keep_float_weight: Keep the float values as the "codes", for an emitter that quantizes in the graph.
+
+        Returns:
+            Names of codes (the constant's shape), zero point and scale (shape []).
+
+        Raises:
+            QuantRangeError: It holds NaN or infinite values.
+        """
+        spec = self._spec(weight.name, qType, PerTensor(), reduce_range)
+        return self._quantize_constant(weight.name, spec, keep_float_weight)
+
+    def quantize_weight_per_channel(
+        self,
+        weight_name: str,
+        weight_qType: QuantType,
+        channel_axis: int,
+        reduce_range: bool = True,
+        keep_float_weight: bool = False,
+    ) -> Names:
+        """Quantize a constant with one scale an index of ``channel_axis``.
+
+        Returns:
+            Names of codes (the constant's shape), zero points and scales (shape [channels]).
+
+        Raises:
+            QuantRangeError: It holds NaN or infinite values.
+        """
+        spec = self._spec(weight_name, weight_qType, PerAxis(channel_axis), reduce_range)
+        return self._quantize_constant(weight_name, spec, keep_float_weight)
+
+    def quantize_bias_static(self, bias_name: str, input_name: str, weight_name: str, beta: float = 1.0) -> str:
+        """Quantize a bias to int32 with zero point 0 and scale input_scale x weight_scale x beta.
+
+        Args:
+            bias_name: The bias, float [channels].
+            input_name: The node's quantized input.
+            weight_name: Its quantized weight.
+            beta: Factor of the bias (Gemm).
+
+        Returns:
+            Name of the codes, int32 [channels].
+
+        Raises:
+            OptionError: Input or weight was not quantized.
+        """
+        scales = []
+        for name in (input_name, weight_name):
+            scale_name, _ = self.find_quant_scale_zp(name)
+            if scale_name is None:
+                raise OptionError(f"bias {bias_name!r}: {name!r} is not quantized, so the bias has no scale.")
+            scales.append(self.initializers[scale_name])
+        tensor = self._tensor_plan(bias_name)
+        scale = bias_scale(scales[0], scales[1], beta, tensor.repeats if tensor else 1)
+        return self.store(bias_name, quantize_bias(self.float_array(bias_name), scale)).q_name
+
+    def find_quantized_value(self, input_name: str) -> QuantizedValue | None:
+        """The quantized form of a tensor: this graph's, else the same method's answer of the graph around it."""
+        if input_name in self.quantized_value_map:
+            return self.quantized_value_map[input_name]
+        return self.parent.find_quantized_value(input_name) if self.parent is not None else None
+
+    def find_quant_scale_zp(self, input_name: str) -> tuple[str, str] | tuple[None, None]:
+        """(scale name, zero point name) of a tensor: this graph's, else the surrounding graph's, else Nones."""
+        if input_name in self.used_scale_zp_map:
+            return self.used_scale_zp_map[input_name]
+        return self.parent.find_quant_scale_zp(input_name) if self.parent is not None else (None, None)
+
+    def store(self, name: str, quantized: QuantizedTensor) -> QuantizedValue:
+        """Keep codes, scale and zero point of a tensor under their names; overrides return these names."""
+        q_name = f"{name}_quantized"
+        self.initializers[q_name] = quantized.codes
+        return self._store_params(name, quantized.params)
+
+    def quantized_tensor(self, q_name: str, spec: QuantSpec) -> QuantizedTensor:
+        """Codes, scale and zero point behind the name of some codes."""
+        value = self._values_by_codes[q_name]
+        scale = self.initializers[value.scale_name].astype(self._scale_dtype(value.original_name))
+        params = QuantParams(scale, self.initializers[value.zp_name], spec)
+        return QuantizedTensor(self.initializers[q_name], params)
+
+    def float_array(self, name: str) -> Array:
+        """The float constant of that name (or of that key of the plan).
+
+        Raises:
+            OptionError: The model has no such constant.
+        """
+        value = self._values.get(self._tensor_name(name))
+        array = constant(value) if value is not None else None
+        if array is None:
+            raise OptionError(f"the model has no constant {name!r}{nearest(name, self._values)}.")
+        return array
+
+    def _quantize_constant(self, name: str, spec: QuantSpec, keep_float: bool) -> Names:
+        array = self.float_array(name)
+        try:
+            low, high = block_ranges(array, spec)
+        except QuantRangeError as error:
+            raise QuantRangeError(
+                f"constant {name!r} cannot be quantized: {error}. Exclude the nodes that read it with "
+                f"nodes_to_exclude, or repair the model.",
+                tensor=name,
+            ) from error
+        params = self._given_or(name, affine_params(low, high, spec, self._scale_dtype(name)))
+        grown = np.maximum(params.scale, self._least_scale(name, params))
+        params = replace(params, scale=grown.astype(params.scale.dtype))
+        value = self.store(name, QuantizedTensor(array if keep_float else quantize(array, params), params))
+        return value.q_name, value.zp_name, value.scale_name
+
+    def _given_or(self, name: str, measured: QuantParams) -> QuantParams:
+        """The scale and zero point, or the range, that the user gave for a constant; else the measured ones."""
+        tensor = self._tensor_plan(name)
+        if tensor is None or (tensor.fixed is None and tensor.bounds is None):
+            return measured
+        return planned_params(tensor, tensor.bounds or (0.0, 0.0), measured.scale.dtype)
+
+    def _least_scale(self, name: str, params: QuantParams) -> Array:
+        """The smallest scale of a weight with which the biases of its nodes fit int32."""
+        least: Array = params.scale
+        for bias in self._biases.get(name, ()) if self.options.grow_weight_scale else ():
+            assert bias.scale_of is not None
+            scale_name, _ = self.find_quant_scale_zp(bias.scale_of[0])
+            if scale_name is not None and params.spec.symmetric:
+                least = grown_weight_scale(
+                    least, self.initializers[scale_name], self.float_array(bias.tensor), bias.repeats
+                )
+        return least
+
+    def _store_params(self, name: str, params: QuantParams) -> QuantizedValue:
+        axis = params.spec.granularity.axis if isinstance(params.spec.granularity, PerAxis) else None
+        value = QuantizedValue(name, f"{name}_quantized", f"{name}_scale", f"{name}_zero_point", axis)
+        self.initializers[value.scale_name] = params.scale
+        self.initializers[value.zp_name] = params.zero_point
+        self.quantized_value_map[name] = value
+        self.used_scale_zp_map[name] = (value.scale_name, value.zp_name)
+        self._values_by_codes[value.q_name] = value
+        return value
+
+    def _spec(self, name: str, qtype: QuantType, granularity: Granularity, reduce_range: bool) -> QuantSpec:
+        """The planned spec with what the caller asks for; the options' weight spec for an unplanned constant."""
+        tensor = self._tensor_plan(name)
+        spec = tensor.spec if tensor is not None else self.options.rules.weight
+        return replace(spec, qtype=qtype.qtype, granularity=granularity, reduce_range=reduce_range)
+
+    def _tensor_plan(self, name: str) -> TensorPlan | None:
+        return self.plan.tensors.get(name) if self.plan is not None else None
+
+    def _tensor_name(self, name: str) -> str:
+        tensor = self._tensor_plan(name)
+        return name if tensor is None else tensor.tensor
+
+    def _scale_dtype(self, name: str) -> np.dtype[np.generic]:
+        value = self._values.get(self._tensor_name(name))
+        is_half = value is not None and value.dtype == ir.DataType.FLOAT16
+        return np.dtype(np.float16 if is_half else np.float32)
+
+    @cached_property
+    def _values(self) -> dict[str, ir.Value]:
+        return values_by_name(self.model)
+
+    @cached_property
+    def _values_by_codes(self) -> dict[str, QuantizedValue]:
+        return {}
+
+    @cached_property
+    def _biases(self) -> dict[str, list[TensorPlan]]:
+        """The planned biases of the nodes that read a weight, by the weight's key."""
+        found: dict[str, list[TensorPlan]] = {}
+        for tensor in self.current_plan().tensors.values():
+            if tensor.scale_of is not None:
+                found.setdefault(tensor.scale_of[1], []).append(tensor)
+        return found

@@ -1,0 +1,122 @@
+"""``extra_options``, with the keys of onnxruntime.quantization, parsed once into typed values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vqonnx.core.target import Target
+from vqonnx.errors import OptionError, nearest
+from vqonnx.planning.rules import Override
+from vqonnx.quantizers.overrides import parse_overrides
+
+_LATER = {
+    "extra.Sigmoid.nnapi": False,
+    "ActivationRestrictedAsymmetric": False,
+    "EnableSubgraph": False,
+    "AddQDQPairToWeight": False,
+    "OpTypesToExcludeOutputQuantization": [],
+    "DedicatedQDQPair": False,
+    "QDQOpTypePerChannelSupportToAxis": {},
+    "CalibStridedMinMax": None,
+    "SmoothQuant": False,
+    "SmoothQuantAlpha": 0.5,
+    "SmoothQuantFolding": True,
+    "BlockSize": 0,
+    "DefaultTensorType": None,
+}
+"""Documented keys that have no effect here yet, with the value at which they have none in any tool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtraOptions:
+    """The options, named as in onnxruntime.quantization but in this language's case.
+
+    Attributes:
+        activation_symmetric: Centre the ranges of activations on zero.
+        weight_symmetric: Centre the ranges of weights; None lets the type decide (signed ones are).
+        force_quantize_no_input_check: Quantize light operators too that stand between float ones.
+        mat_mul_const_b_only: Leave a MatMul of two activations float.
+        calib_tensor_range_symmetric: Centre every measured range on zero, keeping the type's zero point free.
+        calib_moving_average: Use the moving average of the samples' ranges instead of their union.
+        calib_moving_average_constant: Its weight of a new sample, in (0, 1].
+        calib_max_intermediate_outputs: Accepted; memory is bounded without it.
+        calib_percentile: Share of the elements, in percent, that a percentile range keeps.
+        quantize_bias: Whether biases become int32.
+        use_qdq_contrib_ops: Write com.microsoft's QuantizeLinear and DequantizeLinear.
+        minimum_real_range: Smallest width of an activation's range.
+        tensor_quant_overrides: By tensor name.
+        qdq_keep_removable_activations: Keep Relu and Clip nodes that a range repeats exactly.
+        qdq_disable_weight_adjust_for_int32_bias: Never grow a weight's scale so that a bias fits.
+        target: A target, or the name of one; vqonnx's own key ``Target``.
+    """
+
+    activation_symmetric: bool = False
+    weight_symmetric: bool | None = None
+    force_quantize_no_input_check: bool = False
+    mat_mul_const_b_only: bool = False
+    calib_tensor_range_symmetric: bool = False
+    calib_moving_average: bool = False
+    calib_moving_average_constant: float = 0.01
+    calib_max_intermediate_outputs: int | None = None
+    calib_percentile: float = 99.999
+    quantize_bias: bool = True
+    use_qdq_contrib_ops: bool = False
+    minimum_real_range: float | None = None
+    tensor_quant_overrides: Mapping[str, Override] = field(default_factory=dict)
+    qdq_keep_removable_activations: bool = False
+    qdq_disable_weight_adjust_for_int32_bias: bool = False
+    target: Target | str | None = None
+
+
+_FIELDS = {
+    "ActivationSymmetric": "activation_symmetric",
+    "WeightSymmetric": "weight_symmetric",
+    "ForceQuantizeNoInputCheck": "force_quantize_no_input_check",
+    "MatMulConstBOnly": "mat_mul_const_b_only",
+    "CalibTensorRangeSymmetric": "calib_tensor_range_symmetric",
+    "CalibMovingAverage": "calib_moving_average",
+    "CalibMovingAverageConstant": "calib_moving_average_constant",
+    "CalibMaxIntermediateOutputs": "calib_max_intermediate_outputs",
+    "CalibPercentile": "calib_percentile",
+    "QuantizeBias": "quantize_bias",
+    "UseQDQContribOps": "use_qdq_contrib_ops",
+    "MinimumRealRange": "minimum_real_range",
+    "TensorQuantOverrides": "tensor_quant_overrides",
+    "QDQKeepRemovableActivations": "qdq_keep_removable_activations",
+    "QDQDisableWeightAdjustForInt32Bias": "qdq_disable_weight_adjust_for_int32_bias",
+    "Target": "target",
+}
+
+
+def parse_extra_options(raw: Mapping[str, object] | None) -> ExtraOptions:
+    """Read ``extra_options``; the caller's dictionary is not changed.
+
+    Raises:
+        OptionError: A key is unknown or not supported yet, or a value has the wrong type.
+    """
+    given: dict[str, object] = {}
+    for key, value in (raw or {}).items():
+        if key in _FIELDS:
+            given[_FIELDS[key]] = parse_overrides(value) if key == "TensorQuantOverrides" else value
+        elif key not in _LATER:
+            known = [*_FIELDS, *_LATER]
+            raise OptionError(
+                f"extra_options: {key!r} is no option{nearest(key, known)}. Known are {', '.join(sorted(_FIELDS))}.",
+                option=key,
+            )
+        elif value != _LATER[key]:
+            raise OptionError(
+                f"extra_options: {key!r} is not supported yet; leave it out, or at {_LATER[key]!r}.", option=key
+            )
+    _check_types(given)
+    return ExtraOptions(**given)  # type: ignore[arg-type]  # checked above
+
+
+def _check_types(given: Mapping[str, object]) -> None:
+    default = ExtraOptions()
+    names = {name: key for key, name in _FIELDS.items()}
+    for name, value in given.items():
+        expected = getattr(default, name)
+        if isinstance(expected, bool) and not isinstance(value, bool):
+            raise OptionError(f"extra_options: {names[name]!r} takes True or False, got {value!r}.", option=names[name])
+        if isinstance(expected, float) and not isinstance(value, (int, float)):
+            raise OptionError(f"extra_options: {names[name]!r} takes a number, got {value!r}.", option=names[name])

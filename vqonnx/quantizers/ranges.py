@@ -1,0 +1,104 @@
+"""From the ranges or statistics of activations to their scales and zero points."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vqonnx.calibration.statistics import Statistic
+from vqonnx.core.params import QuantParams
+from vqonnx.core.plan import Plan, TensorPlan
+from vqonnx.core.spec import RangeMethod
+from vqonnx.errors import OptionError, QuantRangeError
+from vqonnx.kernels.affine import affine_params
+from vqonnx.kernels.ranges import RangeOptions
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeRules:
+    """How ranges are turned into parameters.
+
+    Attributes:
+        options: Options of the range methods.
+        symmetric: Centre every measured range on zero first, whatever the type.
+        least_range: Smallest high - 0 that a range may have; 0 allows any.
+    """
+
+    options: RangeOptions = RangeOptions()  # noqa: RUF009 - frozen
+    symmetric: bool = False
+    least_range: float = 0.0
+
+
+def activation_params(
+    plan: Plan,
+    ranges: Mapping[str, object],
+    rules: RangeRules,
+    dtype_of: Callable[[str], np.dtype[np.generic]],
+) -> dict[str, QuantParams]:
+    """Scale and zero point of every planned activation, by key; those of a group are the same.
+
+    Args:
+        plan: The plan.
+        ranges: A statistic, a (low, high) pair or an object with ``range_value``, by tensor name.
+        rules: How ranges are read.
+        dtype_of: Scale type of a tensor, by key.
+
+    Raises:
+        OptionError: A tensor has no range.
+        QuantRangeError: A range is not finite.
+    """
+    groups: dict[str, list[TensorPlan]] = {}
+    for tensor in plan.activations():
+        groups.setdefault(tensor.group, []).append(tensor)
+    found: dict[str, QuantParams] = {}
+    for members in groups.values():
+        common = _union(_range_of(tensor, ranges, rules) for tensor in members if _has_range(tensor))
+        fixed = next((tensor for tensor in members if tensor.fixed is not None), None)
+        for tensor in members:
+            found[tensor.key] = planned_params(fixed or tensor, common, dtype_of(tensor.key))
+    return {tensor.key: found[tensor.key] for tensor in plan.activations()}
+
+
+def planned_params(tensor: TensorPlan, measured: Range, dtype: np.dtype[np.generic]) -> QuantParams:
+    """The parameters that the user fixed for a tensor, or those of its range."""
+    if tensor.fixed is not None:
+        scale, zero_point = (np.asarray(part).reshape(()) if np.size(part) == 1 else part for part in tensor.fixed)
+        return QuantParams(scale.astype(dtype), zero_point.astype(tensor.spec.qtype.dtype), tensor.spec)
+    low, high = measured
+    try:
+        return affine_params(low, high, tensor.spec, dtype)
+    except QuantRangeError as error:
+        raise QuantRangeError(f"tensor {tensor.tensor!r}: {error}", tensor=tensor.tensor) from error
+
+
+def _has_range(tensor: TensorPlan) -> bool:
+    return tensor.method is not None or tensor.bounds is not None
+
+
+def _range_of(tensor: TensorPlan, ranges: Mapping[str, object], rules: RangeRules) -> Range:
+    if tensor.bounds is not None:
+        return tensor.bounds
+    if tensor.tensor not in ranges:
+        raise OptionError(
+            f"tensors_range has no range for tensor {tensor.tensor!r}; calibrate it, give it a range, or exclude "
+            f"the nodes around it.",
+            option="tensors_range",
+        )
+    low, high = _read(ranges[tensor.tensor], tensor, rules)
+    if rules.symmetric:
+        low, high = min(low, -high), max(high, -low)
+    return low, max(high, rules.least_range)
+
+
+def _read(known: object, tensor: TensorPlan, rules: RangeRules) -> Range:
+    if isinstance(known, Statistic):
+        return known.range(tensor.method or RangeMethod.MIN_MAX, tensor.spec, rules.options)
+    low, high = known.range_value if hasattr(known, "range_value") else known  # type: ignore[misc]
+    return float(np.min(low)), float(np.max(high))
+
+
+def _union(ranges: Iterable[Range]) -> Range:
+    pairs = list(ranges)
+    return min((low for low, _ in pairs), default=0.0), max((high for _, high in pairs), default=0.0)

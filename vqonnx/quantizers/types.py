@@ -1,0 +1,96 @@
+"""The public enumerations, with the names and meanings of onnxruntime.quantization.
+
+Its own members are accepted wherever these are: they are matched by name.
+"""
+
+from enum import Enum
+from typing import Self
+
+from vqonnx.core import qtype
+from vqonnx.core.qtype import QType
+from vqonnx.core.spec import RangeMethod
+from vqonnx.errors import OptionError, nearest
+
+
+class _Named(Enum):
+    """An enumeration whose members are found by name, also from another library's member or a string."""
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """The member that ``value`` is, names, or (as another library's member) is called.
+
+        Raises:
+            OptionError: There is none.
+        """
+        if isinstance(value, cls):
+            return value
+        name = str(getattr(value, "name", value))
+        found = next((member for member in cls if member.name.lower() == name.lower()), None)
+        if found is None:
+            names = [member.name for member in cls]
+            raise OptionError(f"{value!r} is no {cls.__name__}{nearest(name, names)}. Known are {', '.join(names)}.")
+        return found
+
+
+class QuantType(_Named):
+    """Element types of activations and weights."""
+
+    QInt8 = 0
+    QUInt8 = 1
+    QFLOAT8E4M3FN = 2
+    QInt16 = 3
+    QUInt16 = 4
+    QInt4 = 5
+    QUInt4 = 6
+    QInt2 = 7
+    QUInt2 = 8
+
+    @property
+    def qtype(self) -> QType:
+        """The core's description of the type."""
+        return qtype.QTYPES[self.name.removeprefix("Q").lower()]
+
+    @classmethod
+    def from_qtype(cls, element: QType) -> "QuantType":
+        """The member for a type of the core."""
+        return cls.of(f"Q{element.name}")
+
+
+class QuantFormat(_Named):
+    """How the quantized graph is written."""
+
+    QOperator = 0
+    QDQ = 1
+
+
+class QuantizationMode(_Named):
+    """Dynamic (integer operators) or static (linear operators) quantization."""
+
+    IntegerOps = 0
+    QLinearOps = 1
+
+
+class CalibrationMethod(_Named):
+    """How the range of an activation is chosen.
+
+    ``MSE`` and ``MovingAverage`` are vqonnx's; the others are named as in onnxruntime.quantization.
+    """
+
+    MinMax = 0
+    Entropy = 1
+    Percentile = 2
+    Distribution = 3
+    MSE = 4
+    MovingAverage = 5
+
+    @property
+    def method(self) -> RangeMethod:
+        """The core's name of the method."""
+        return {
+            "MinMax": RangeMethod.MIN_MAX,
+            "Entropy": RangeMethod.ENTROPY,
+            "Percentile": RangeMethod.PERCENTILE,
+            "Distribution": RangeMethod.DISTRIBUTION,
+            "MSE": RangeMethod.MSE,
+            "MovingAverage": RangeMethod.MOVING_AVERAGE,
+        }[self.name]

@@ -1,0 +1,61 @@
+"""Plan: which nodes become quantized, in what form, and why the others do not."""
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from vqonnx.core.plan import Plan, Skip
+from vqonnx.core.target import Target
+from vqonnx.errors import OptionError, nearest
+from vqonnx.graph.walk import subgraphs, values_by_name
+from vqonnx.planning.assign import assign
+from vqonnx.planning.eligible import candidates, has_float_edge
+from vqonnx.planning.partition import Partition
+from vqonnx.planning.rules import PlanRules
+from vqonnx.planning.selection import rejections
+
+
+def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable[str] = ()) -> Plan:
+    """Decide for every node of a prepared model whether and how it is quantized.
+
+    Args:
+        model: A prepared model: unique names, known types, constants folded.
+        target: What the device runs in integers.
+        rules: What the user and the guard ask for.
+        known: Names of nodes that preparation folded away; patterns may name them without effect.
+
+    Raises:
+        OptionError: A name or pattern matches nothing.
+    """
+    nodes = list(model.graph)
+    _check_overrides(model, rules)
+    rejected = {**rejections(nodes, rules.selection, known), **rules.floats}
+    found, skips = candidates(nodes, target, rejected)
+    partition = Partition(found, everything=rules.everything)
+    tensors, plans = assign(partition, rules)
+    left = [*skips, *partition.skips, *_in_bodies(nodes)]
+    order = {node.name: position for position, node in enumerate(nodes)}
+    left.sort(key=lambda skip: order.get(skip.node, len(order)))
+    return Plan(target=target.name, tensors=tensors, nodes=plans, skips=tuple(left))
+
+
+def _in_bodies(nodes: Iterable[ir.Node]) -> list[Skip]:
+    return [
+        Skip(inner.name or "", inner.op_type, f"in a body of {node.op_type} {node.name!r}, which stays float")
+        for node in nodes
+        for body in subgraphs(node)
+        for inner in body.all_nodes()
+        if has_float_edge(inner)
+    ]
+
+
+def _check_overrides(model: ir.Model, rules: PlanRules) -> None:
+    if not rules.overrides:
+        return
+    present = values_by_name(model)
+    for name in rules.overrides:
+        if name not in present:
+            raise OptionError(
+                f"TensorQuantOverrides: the model has no tensor {name!r}{nearest(name, present)}.",
+                option="TensorQuantOverrides",
+            )
