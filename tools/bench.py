@@ -1,0 +1,91 @@
+"""Measures vqonnx beside onnxruntime.quantization in one run and prints markdown tables.
+
+    python tools/bench.py --assets DIR [--only TEXT] [--section NAME] [--repeat 3] [--json FILE] [--readme]
+
+DIR holds a folder a model, with model.onnx and eval.py, which has evaluate(path[, float_model]) -> figures and
+calibration_samples(n) -> feeds. What has no data, or fails, gets a row with the reason. Each measurement runs in a
+process of its own.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.sections import SECTIONS
+from benchmarks.settings import Settings, find_assets
+from benchmarks.tables import Table
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def main() -> int:
+    """Measure what the command line asks for."""
+    arguments = _parse()
+    with tempfile.TemporaryDirectory() as work:
+        settings = Settings(
+            assets=find_assets(arguments.assets, tuple(arguments.only)),
+            repeat=arguments.repeat,
+            samples=arguments.samples,
+            rounds=arguments.rounds,
+            full=arguments.full,
+            work=Path(work),
+        )
+        tables = []
+        print(_machine(), end="\n\n")
+        for name in arguments.section or SECTIONS:
+            for table in SECTIONS[name](settings):
+                print(table.markdown(), end="\n\n", flush=True)
+                tables.append(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([table.json() for table in tables], indent=2) + "\n")
+    if arguments.readme:
+        write_readme(README, tables)
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, help="folder of models with data")
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="models whose name holds it")
+    parser.add_argument("--section", action="append", choices=list(SECTIONS), help="what to measure; all by default")
+    parser.add_argument("--repeat", type=int, default=3, help="times that each quantization runs")
+    parser.add_argument("--samples", type=int, default=64, help="calibration samples")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds of the latency measurement")
+    parser.add_argument("--full", action="store_true", help="also the peer on 3200 nodes: many minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
+    return parser.parse_args()
+
+
+def _machine() -> str:
+    names = ("vqonnx", "onnxruntime", "onnx", "numpy")
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    flags = _CPU_INFO.read_text() if _CPU_INFO.exists() else ""
+    vnni = ", VNNI" if "vnni" in flags else ""
+    return f"{platform.machine()}{vnni}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}."
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "from source"
+
+
+def write_readme(path: Path, tables: list[Table]) -> None:
+    """Replace what stands between the markers in README."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    body = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
+    path.write_text(f"{before}{_BEGIN}\n{body}\n{_END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The parts of ``tools/bench.py``. Each measurement runs in a process of its own (``worker``)."""

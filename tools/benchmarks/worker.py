@@ -1,0 +1,137 @@
+"""One job in this process: ``python -m benchmarks.worker JOB RESULT.json < arguments.json``."""
+
+import importlib.util
+import inspect
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmarks.variants import VARIANTS, Task
+
+Result = dict[str, Any]
+_WARM_UP_RUNS = 3
+
+
+def quantize(variant: str, model: str, output: str, feeds: str, samples: int | None) -> Result:
+    """Seconds from file to file and peak memory of one quantization."""
+    work = VARIANTS[variant].prepare()
+    task = Task(model=Path(model), output=Path(output), feeds=Path(feeds), samples=samples)
+    start = time.perf_counter()
+    facts = work(task)
+    return {"seconds": time.perf_counter() - start, "peak_mib": _peak_mib(), **facts}
+
+
+def spool(asset: str, count: int, folder: str) -> Result:
+    """Write the asset's calibration samples to a folder."""
+    from benchmarks.feeds import spool as write
+
+    return {"count": write(_evaluation(asset).calibration_samples(count), Path(folder))}
+
+
+def evaluate(asset: str, model: str) -> Result:
+    """The asset's own figures of one model, compared with the float model where it can."""
+    evaluation = _evaluation(asset)
+    wanted = inspect.signature(evaluation.evaluate).parameters
+    given = {"float_model": str(Path(asset) / "model.onnx")} if "float_model" in wanted else {}
+    figures: Result = evaluation.evaluate(model, **given)
+    return figures
+
+
+def latency(models: dict[str, str], feeds: str, rounds: int) -> Result:
+    """Milliseconds of one run on one thread: all models in one process, in turns, so that all see the same machine."""
+    from benchmarks.feeds import stream
+
+    feed = next(stream(Path(feeds)))
+    sessions = {name: _session(path, threads=1) for name, path in models.items()}
+    for session in sessions.values():
+        for _ in range(_WARM_UP_RUNS):
+            session.run(None, feed)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, session in sessions.items():
+            times[name].append(_milliseconds(lambda session=session: session.run(None, feed)))  # type: ignore[misc]
+    return {"milliseconds": times}
+
+
+def calibrate(tool: str, method: str, model: str, feeds: str, samples: int) -> Result:
+    """Seconds of calibration over seconds of as many plain runs of the float model, both from files."""
+    from benchmarks import calibration
+
+    plain = calibration.plain_seconds(Path(model), Path(feeds), samples)
+    return {"plain": plain, "seconds": calibration.TOOLS[tool](method, Path(model), Path(feeds), samples)}
+
+
+def scale(variant: str, nodes: int, folder: str) -> Result:
+    """Seconds to quantize a chain of Convs, and the part of them that ONNX Runtime took itself."""
+    from benchmarks.clock import RuntimeClock
+    from benchmarks.feeds import spool as write
+    from models.chains import conv_chain
+    from models.registry import Case
+
+    place = Path(folder)
+    model = conv_chain(nodes)
+    (place / "model.onnx").write_bytes(model.SerializeToString())
+    write(Case(name="chain", build=lambda: model, what="").feeds(2), place / "feeds")
+    work = VARIANTS[variant].prepare()
+    task = Task(model=place / "model.onnx", output=place / "out.onnx", feeds=place / "feeds")
+    with RuntimeClock() as clock:
+        start = time.perf_counter()
+        work(task)
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "own_seconds": seconds - clock.seconds, "peak_mib": _peak_mib()}
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes there, KiB elsewhere
+
+
+def _evaluation(asset: str) -> ModuleType:
+    path = Path(asset) / "eval.py"
+    spec = importlib.util.spec_from_file_location("evaluation", path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _session(path: str, threads: int) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _milliseconds(work: Callable[[], Any], repeat: int = 3) -> float:
+    """Best of a few runs in a row: what the machine does meanwhile only ever adds."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times)
+
+
+_JOBS: dict[str, Callable[..., Result]] = {
+    job.__name__: job for job in (quantize, spool, evaluate, latency, calibrate, scale)
+}
+
+
+def main() -> int:
+    """Run the job that the command line names."""
+    _, job, result = sys.argv
+    measured = _JOBS[job](**json.load(sys.stdin))
+    Path(result).write_text(json.dumps(measured, default=float))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
