@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from vqonnx.errors import ModelError, OptionError
 from vqonnx.graph import atomic, walk
@@ -22,7 +22,7 @@ from vqonnx.graph.proto import (
     guard_tensors,
     initialized_values,
     lazy,
-    tensors_replaced,
+    serialized,
 )
 from vqonnx.graph.versions import least_ir_version
 
@@ -150,12 +150,11 @@ def save(
     model.ir_version = least_ir_version(model)
     with atomic.temporary_files(target) as temporary:
         data, tensors = _write_data(model, target, temporary) if use_external else (None, _inlined(model))
-        with tensors_replaced(tensors):
-            proto = ir.serde.serialize_model(model)
+        content = serialized(model, tensors)
         draft = atomic.temporary_name(target)
         temporary.append(draft)
         with atomic.synced_file(draft) as file:
-            file.write(_serialized(proto, target))
+            file.write(content)
         if check is not None:
             check(draft)
         stale = _stale_data(target, data)
@@ -192,17 +191,6 @@ def _write_data(
 
 def _goes_outside(tensor: ir.TensorProtocol) -> bool:
     return tensor.nbytes >= INLINE_BELOW and tensor.dtype != ir.DataType.STRING
-
-
-def _serialized(proto: onnx.ModelProto, target: Path) -> bytes:
-    try:
-        return bytes(proto.SerializeToString(deterministic=True))
-    except (EncodeError, ValueError) as error:
-        raise ModelError(
-            f"the model for {str(target)!r} does not fit into one message of {PROTO_LIMIT:,} bytes: {error}. "
-            "Its Constant nodes are too large; make them initializers.",
-            path=str(target),
-        ) from error
 
 
 def _stale_data(target: Path, current: Path | None) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from vqonnx.errors import ModelError
 from vqonnx.graph import sparse, walk
@@ -96,6 +97,23 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     inline = {value: lazy(tensor) for value, tensor in initializers if isinstance(tensor, ir.ExternalTensor)}
     with tensors_replaced(inline):
         return ir.serde.serialize_model(model)
+
+
+def serialized(model: ir.Model, tensors: Mapping[ir.Value, ir.TensorProtocol]) -> bytes:
+    """``model`` as bytes, with ``tensors`` in place of what these values hold; equal input, equal bytes.
+
+    Raises:
+        ModelError: It does not fit into one message.
+    """
+    with tensors_replaced(tensors):
+        proto = ir.serde.serialize_model(model)
+    try:
+        return bytes(proto.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError) as error:
+        raise ModelError(
+            f"the model does not fit into one message of {PROTO_LIMIT:,} bytes: {error}. "
+            "What lies in Constant nodes and in subgraphs is too large; make it initializers of the main graph."
+        ) from error
 
 
 def initialized_values(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:

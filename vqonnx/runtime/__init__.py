@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions over models of any size, its errors, and what this processor does."""
