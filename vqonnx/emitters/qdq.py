@@ -19,6 +19,9 @@ from vqonnx.kernels.affine import quantize
 
 Uses = list[tuple[str, int]]
 
+KEY = "vqonnx.key"
+"""Metadata entry (not serialized) of dequantized activations and of the codes of constants: the key in the plan."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Params:
@@ -97,12 +100,15 @@ class _QdqEmitter:
             source = self._values[tensor.tensor]
         everyone = tensor.key in self._computed and tensor.converted_from is None
         uses = None if everyone else self._uses.get(tensor.key, [])
-        self._dequantized[tensor.key] = self._insert_pair(source, tensor.key, uses)
+        result = self._insert_pair(source, tensor.key, uses)
+        result.meta[KEY] = tensor.key
+        self._dequantized[tensor.key] = result
 
     def emit_constant(self, tensor: TensorPlan) -> None:
         """The codes as an initializer, and a DequantizeLinear that the planned inputs read."""
         uses = self._uses[tensor.key]
         codes = self._add(f"{tensor.key}_quantized", self._solutions.constants[tensor.key].codes)
+        codes.meta[KEY] = tensor.key
         node = self._node("DequantizeLinear", tensor.key, codes)
         insert_before(self._nodes[uses[0][0]], node)
         source = self._values[tensor.tensor]
