@@ -46,9 +46,9 @@ def read_sample(path: Path, inputs: Sequence[ModelInput], sample: int) -> Feed:
         if path.is_dir():
             return _test_data_set(path, inputs)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-        array = _tensor(path)[1] if path.suffix == ".pb" else np.load(path, allow_pickle=False)
+        array = _tensor(path)[1] if path.suffix == ".pb" else _array(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, DecodeError) as error:
         raise SampleError(
             f"calibration sample {sample}, {str(path)!r}, cannot be read: {error}; write it again with numpy.savez "
@@ -74,6 +74,12 @@ def _test_data_set(folder: Path, inputs: Sequence[ModelInput]) -> Feed:
         known = name in names or position >= len(names)
         feed[name if known else names[position]] = array
     return feed
+
+
+def _array(path: Path) -> Array:
+    with path.open("rb") as file:
+        array: Array = np.load(file, allow_pickle=False)
+        return array
 
 
 def _tensor(path: Path) -> tuple[str, Array]:

@@ -2,26 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import onnx_ir as ir
 
 from vqonnx.calibration.feeds import Feed
-from vqonnx.calibration.model import element_count, exposing, observable_values, write_model
-from vqonnx.calibration.probe import run_once
+from vqonnx.calibration.model import element_count, exposing, observable_values
+from vqonnx.runtime.session import open_session
 
 _BYTES_OF_UNKNOWN = 4  # float32, the type of nearly all activations
 
 
-def tensor_bytes(model: ir.Model, names: Sequence[str], feed: Feed, folder: Path) -> dict[str, int]:
-    """Bytes of each tensor in a run of ``feed``; the model runs once, in ``folder``, if it does not say."""
+def tensor_bytes(model: ir.Model, names: Sequence[str], feed: Feed) -> dict[str, int]:
+    """Bytes of each tensor in a run of ``feed``; the model runs once if its shapes do not tell."""
     values = observable_values(model)
     axes = _bound_axes(model, feed)
     counts = {name: element_count(values[name], axes) for name in names}
     unknown = [name for name, count in counts.items() if count is None]
     if unknown:
-        path = write_model(exposing(model, unknown, sizes=True), folder, "sizes")
-        counts |= {name: int(size) for name, size in zip(unknown, run_once(path, feed), strict=True)}
+        sizes = open_session(exposing(model, unknown, sizes=True)).run(None, dict(feed))
+        counts |= {name: int(size) for name, size in zip(unknown, sizes, strict=True)}
     return {name: math.ceil((count or 0) * _element_bytes(values[name])) for name, count in counts.items()}
 
 

@@ -2,17 +2,17 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from vqonnx.calibration.feeds import ModelInput
 from vqonnx.errors import OptionError, nearest
+from vqonnx.graph.edit import make_node, remove_dead
+from vqonnx.graph.io import load
+from vqonnx.graph.names import NameAllocator
 
 _CHUNK = 1 << 24
-_INLINE_LIMIT = 1 << 30  # protobuf files end at 2 GiB; far below it, weights go to a file of their own
 
 
 def model_inputs(model: ir.Model) -> list[ModelInput]:
@@ -53,26 +53,17 @@ def exposing(model: ir.Model, names: Sequence[str], *, sizes: bool = False) -> i
 
     Nodes that none of them needs are left out.
     """
-    copy = model.clone()
+    copy = load(model)
     known = observable_values(copy)
     values = [known[name] for name in names]
     if sizes:
-        nodes = [ir.node("Size", [value]) for value in values]
+        allocator = NameAllocator.of(copy)
+        nodes = [make_node(allocator, "Size", [value]) for value in values]
         copy.graph.extend(nodes)
         values = [node.outputs[0] for node in nodes]
-        for name, value in zip(names, values, strict=True):
-            value.name, value.dtype = f"{name}/vqonnx_size", ir.DataType.INT64
     copy.graph.outputs[:] = values
-    RemoveUnusedNodesPass()(copy)
+    remove_dead(copy)
     return copy
-
-
-def write_model(model: ir.Model, folder: Path, name: str) -> Path:
-    """Save ``model`` for a session; weights of large models go to a file beside it."""
-    path = folder / f"{name}.onnx"
-    size = sum(weight.const_value.nbytes for weight in model.graph.initializers.values() if weight.const_value)
-    ir.save(model, path, external_data=f"{name}.data" if size > _INLINE_LIMIT else None)
-    return path
 
 
 def element_count(value: ir.Value, axes: dict[str, int]) -> int | None:

@@ -1,77 +1,93 @@
 """Run one sample and measure its tensors; what a worker, thread or process, does."""
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from vqonnx.calibration.feeds import Array, Feed
+from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.statistics import Statistic
-from vqonnx.errors import SampleError
+from vqonnx.errors import SampleError, VerificationError
+from vqonnx.runtime.package import runtime_errors
+from vqonnx.runtime.session import open_session
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """What to run and what to measure; small, so that it travels to other processes.
+class ModelFile:
+    """A model that workers in other processes open; small, so that it travels with each sample.
 
     Attributes:
-        model: File of a model whose outputs are the wanted tensors; None when all of them are graph inputs.
-        empty: The empty statistic of each wanted tensor.
+        path: File of the model; no two runs use the same name.
         providers: ONNX Runtime's execution providers.
-        threads: Threads that one run uses.
+        threads: Threads inside one operator; None leaves it to ONNX Runtime.
     """
 
-    model: Path | None
-    empty: Mapping[str, Statistic]
+    path: Path
     providers: tuple[str, ...]
-    threads: int
+    threads: int | None
 
 
-def measure(probe: Probe, sample: int, feed: Feed) -> dict[str, Statistic]:
+Source: TypeAlias = "InferenceSession | ModelFile | None"
+"""A model whose outputs are the wanted tensors; None when all of them are graph inputs."""
+
+
+def measure(source: Source, empty: Mapping[str, Statistic], sample: int, feed: Feed) -> dict[str, Statistic]:
     """The statistics of one sample, by tensor.
+
+    Args:
+        source: What puts out the wanted tensors. The session of a file stays open in this process until that of
+            another one replaces it.
+        empty: The empty statistic of each wanted tensor.
+        sample: Index of the sample, for messages.
+        feed: Values of the graph inputs.
 
     Raises:
         SampleError: The model cannot run the sample.
     """
     tensors = dict(feed)
-    if probe.model is not None:
-        session = _session(probe.model, probe.providers, probe.threads)
+    if source is not None:
+        session = _opened(source) if isinstance(source, ModelFile) else source
         names = [output.name for output in session.get_outputs()]
         try:
-            tensors.update(zip(names, session.run(names, dict(feed)), strict=True))
-        except _RUN_ERRORS as error:
+            with runtime_errors("run the model"):
+                tensors.update(zip(names, session.run(names, dict(feed)), strict=True))
+        except VerificationError as error:
             shapes = {name: np.shape(array) for name, array in feed.items()}
             raise SampleError(
-                f"the model cannot run calibration sample {sample}, with inputs of shapes {shapes}: {error}",
+                f"the model cannot run calibration sample {sample}, whose inputs have the shapes {shapes}: "
+                f"{error.__cause__}. Repair the sample or drop it",
                 sample=sample,
             ) from error
-    return {name: empty.of(tensors[name]) for name, empty in probe.empty.items()}
+    found = {}
+    for name, statistic in empty.items():
+        with placed(name, sample):
+            found[name] = statistic.of(tensors[name])
+    return found
 
 
-def run_once(model: Path, feed: Feed) -> list[Array]:
-    """The outputs of the model at ``model`` for ``feed``, on the CPU."""
-    session = open_session(model, ("CPUExecutionProvider",), 0)
-    outputs: list[Array] = session.run(None, dict(feed))
-    return outputs
+@contextlib.contextmanager
+def placed(tensor: str, sample: int) -> Iterator[None]:
+    """Let a statistic's error tell in which tensor and sample it came up."""
+    try:
+        yield
+    except SampleError as error:
+        raise SampleError(
+            f"tensor {tensor!r} in calibration sample {sample}: {error}", sample=sample, tensor=tensor
+        ) from error
 
 
 def release() -> None:
-    """Close the session that ``measure`` keeps open from one sample to the next in this process."""
-    _session.cache_clear()
+    """Close the session that ``measure`` keeps open in this process."""
+    _opened.cache_clear()
 
 
-def open_session(model: Path, providers: tuple[str, ...], threads: int) -> ort.InferenceSession:
-    """An optimized session of the model at ``model``; 0 threads means ONNX Runtime's choice."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(model), options, providers=list(providers))
-
-
-_session = functools.lru_cache(maxsize=1)(open_session)
-
-_RUN_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException)
+@functools.lru_cache(maxsize=1)
+def _opened(model: ModelFile) -> "InferenceSession":
+    return open_session(model.path, providers=model.providers, threads=model.threads)

@@ -68,8 +68,8 @@ def load_statistics(path: Path, key: CacheKey) -> dict[str, Partial] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = dict(content)
         header = json.loads(arrays["header"].tobytes())
         _refuse_other(path, key, header["version"], header["key"])
         return {

@@ -16,14 +16,16 @@ import onnx_ir as ir
 
 from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.grouping import grouped, tensor_bytes
-from vqonnx.calibration.model import exposing, model_digest, refuse_unobservable, write_model
-from vqonnx.calibration.probe import Probe, measure, release
+from vqonnx.calibration.model import exposing, model_digest, refuse_unobservable
+from vqonnx.calibration.probe import ModelFile, Source, measure, placed, release
 from vqonnx.calibration.samples import feeds_digest
 from vqonnx.calibration.statistics import Statistic, empty_statistic
 from vqonnx.calibration.store import CacheKey, Partial, load_statistics, save_statistics
 from vqonnx.core.spec import RangeMethod
 from vqonnx.errors import SampleError
+from vqonnx.graph.io import save
 from vqonnx.progress import Progress, silent
+from vqonnx.runtime.session import open_session
 
 Wanted = Mapping[str, RangeMethod | str | Statistic]
 """For each tensor: the method that will choose its range, the name of a statistic, or an empty statistic."""
@@ -92,11 +94,11 @@ def observe(
     ledger = _Ledger(options, _cache_key(model, empty, samples, options), empty)
     with ExitStack() as stack:
         stack.callback(release)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vqonnx-observe-")))
         executor = options.executor or stack.enter_context(ThreadPoolExecutor(_workers(options)))
-        for done, names in _passes(model, ledger, samples, options, folder):
-            probe = _probe(model, {name: empty[name] for name in names}, options, folder)
-            for sample, result in enumerate(_in_order(executor, probe, samples, done), start=done):
+        for done, names in _passes(model, ledger, samples, options):
+            part = {name: empty[name] for name in names}
+            source = _source(model, names, options, stack)
+            for sample, result in enumerate(_in_order(executor, source, part, samples[done:], done), start=done):
                 ledger.add(sample, result)
                 options.progress("observe", sample + 1, len(samples))
     ledger.save()
@@ -123,7 +125,9 @@ class _Ledger:
                     sample=sample,
                     tensor=name,
                 )
-            self.partials[name] = Partial(self.partials[name].statistic.merge(statistic), sample + 1)
+            with placed(name, sample):
+                merged = self.partials[name].statistic.merge(statistic)
+            self.partials[name] = Partial(merged, sample + 1)
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
 
@@ -135,7 +139,7 @@ class _Ledger:
 
 
 def _passes(
-    model: ir.Model, ledger: _Ledger, samples: Sequence[Feed], options: ObserveOptions, folder: Path
+    model: ir.Model, ledger: _Ledger, samples: Sequence[Feed], options: ObserveOptions
 ) -> Iterator[tuple[int, list[str]]]:
     """The tensors of each pass over the samples, and the sample at which it begins."""
     unfinished: dict[int, list[str]] = {}
@@ -143,27 +147,38 @@ def _passes(
         if part.done < len(samples):
             unfinished.setdefault(part.done, []).append(name)
     for done, names in sorted(unfinished.items()):
-        sizes = tensor_bytes(model, names, samples[0], folder)
+        sizes = tensor_bytes(model, names, samples[0])
         for group in grouped(sizes, options.memory_budget // _workers(options)):
             yield done, group
 
 
-def _probe(model: ir.Model, empty: Mapping[str, Statistic], options: ObserveOptions, folder: Path) -> Probe:
+def _source(model: ir.Model, names: Sequence[str], options: ObserveOptions, stack: ExitStack) -> Source:
+    """What puts out the tensors ``names``: a session for threads, a file for processes."""
     given = {value.name for value in model.graph.inputs}
-    made = [name for name in empty if name not in given]
-    # A name of its own for each file: workers keep the session of the last one.
-    path = write_model(exposing(model, made), folder, f"pass{len(list(folder.iterdir()))}") if made else None
-    return Probe(path, empty, options.providers, 1 if options.providers == _CPU else 0)
+    made = [name for name in names if name not in given]
+    if not made:
+        return None
+    exposed = exposing(model, made)
+    threads = 1 if options.providers == _CPU else None
+    if options.executor is None or isinstance(options.executor, ThreadPoolExecutor):
+        return open_session(exposed, providers=options.providers, threads=threads)
+    # Workers may still hold the file when the folder goes.
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vqonnx-", ignore_cleanup_errors=True))
+    path = Path(folder) / "model.onnx"
+    save(exposed, path)
+    return ModelFile(path, options.providers, threads)
 
 
-def _in_order(executor: Executor, probe: Probe, samples: Sequence[Feed], start: int) -> Iterator[dict[str, Statistic]]:
-    """The statistics of each sample from ``start`` on, in sample order; few samples are under way at a time."""
+def _in_order(
+    executor: Executor, source: Source, empty: Mapping[str, Statistic], samples: Sequence[Feed], first: int
+) -> Iterator[dict[str, Statistic]]:
+    """The statistics of each sample, in order; only a few samples, the first being number ``first``, are under way."""
     pending: deque[Future[dict[str, Statistic]]] = deque()
     try:
-        for sample in range(start, len(samples)):
+        for sample, feed in enumerate(samples, start=first):
             if len(pending) > _WINDOW:
                 yield pending.popleft().result()
-            pending.append(executor.submit(measure, probe, sample, samples[sample]))
+            pending.append(executor.submit(measure, source, empty, sample, feed))
         while pending:
             yield pending.popleft().result()
     finally:

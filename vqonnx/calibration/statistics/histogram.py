@@ -71,7 +71,11 @@ class Histogram(Statistic):
         """The range that ``method`` chooses from the counts."""
         if method not in self.methods:
             raise self.no_range(method)
-        return choose_range(method, Bins(self.counts, self.offset, self.exponent, self.low, self.high), spec, options)
+        return choose_range(method, self.as_bins(), spec, options)
+
+    def as_bins(self) -> Bins:
+        """The counts as the kernels take them."""
+        return Bins(self.counts, self.offset, self.exponent, self.low, self.high)
 
     def _exponent(self, low: float, high: float) -> int:
         return bin_exponent(min(low, 0.0), max(high, 0.0), self.bins)
