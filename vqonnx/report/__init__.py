@@ -1,0 +1,1 @@
+"""The report: what became of the model, as data, as text and as JSON."""

@@ -1,0 +1,151 @@
+"""Which planned nodes ONNX Runtime really runs as integer kernels, read from the graph that it optimized.
+
+A fusion keeps the name of the node at its heart (``conv1`` stays ``conv1``, or becomes ``conv1_token_3`` where the
+layout changed too), so names tell which node became which kernel. ORT writes no types of inner values, so they are
+followed from the quantizing nodes on.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from vqonnx.core.plan import NodePlan, Plan
+from vqonnx.core.target import Kernel
+from vqonnx.graph import walk
+from vqonnx.report.figures import NodeKernel, Outcome
+from vqonnx.runtime.session import open_session
+
+_GIVE_CODES = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
+_CODE_TYPES = frozenset(
+    {
+        *(ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16),
+        *(ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT2, ir.DataType.UINT2),
+        *(ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2),
+    }
+)
+# Kernels that read codes and give float or int32 numbers; whatever else reads codes first, gives codes.
+_GIVE_NUMBERS = frozenset(
+    {
+        *("DequantizeLinear", "Cast", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"),
+        *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits", "MatMulBnb4", "QAttention"),
+        *("GatherBlockQuantized", "Shape", "Size"),
+    }
+)
+# What a MatMul can be part of: with an Add it becomes a Gemm.
+_RELATED = {"MatMul": ("MatMul", "Gemm"), "Gemm": ("Gemm", "MatMul")}
+# Operators that have no integer kernel on the CPU provider, whatever stands around them (ORT 1.31).
+_INTEGER_ON_CPU = frozenset(
+    {
+        *("Conv", "MatMul", "Gemm", "Add", "Mul", "LeakyRelu", "Sigmoid", "Softmax", "Concat", "AveragePool"),
+        *("GlobalAveragePool", "Where"),
+    }
+)
+
+
+def integer_kernels(quantized: Path, plan: Plan, *, providers: Sequence[str]) -> tuple[NodeKernel, ...]:
+    """What became of each planned node, in the order of the plan.
+
+    The weights are neither packed nor copied for this: a model of 100 MB takes 2 ms, and the optimized graph
+    refers to the same external data.
+
+    Raises:
+        VerificationError: ONNX Runtime refuses the model, or cannot write its optimized graph (providers that
+            compile their part of the graph; graphs above 2 GiB without external data).
+    """
+    with tempfile.TemporaryDirectory(prefix="vqonnx-optimized-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        open_session(quantized, providers=providers, optimized_path=path, options={"session.disable_prepacking": "1"})
+        optimized = ir.load(path)
+    return classified(optimized, plan)
+
+
+def classified(optimized: ir.Model, plan: Plan) -> tuple[NodeKernel, ...]:
+    """What each planned node is in ``optimized``, ONNX Runtime's graph."""
+    nodes = list(walk.nodes(optimized))
+    codes = _code_values(optimized, nodes)
+    hearts = _hearts(nodes, plan.nodes)
+    return tuple(_of_node(planned, hearts.get(name), codes) for name, planned in plan.nodes.items())
+
+
+def _hearts(nodes: Sequence[ir.Node], planned: Mapping[str, NodePlan]) -> dict[str, ir.Node]:
+    """The node of the optimized graph that each planned node became; the exact name wins over a suffixed one."""
+    found: dict[str, ir.Node] = {}
+    for node in nodes:
+        name = node.name or ""
+        if name in planned and _is_related(planned[name].op_type, node.op_type):
+            found[name] = node
+    for node in nodes:
+        owner = None if node.name in found else _owner(node, planned)
+        if owner is not None:
+            found.setdefault(owner, node)
+    return found
+
+
+def _owner(node: ir.Node, planned: Mapping[str, NodePlan]) -> str | None:
+    """The longest planned name that the node's name continues after a separator, if the operators are related."""
+    name = node.name or ""
+    for end in range(len(name) - 1, 0, -1):
+        start = name[:end]
+        if name[end] in "_/:" and start in planned:
+            return start if _is_related(planned[start].op_type, node.op_type) else None
+    return None
+
+
+def _is_related(op_type: str, kernel: str) -> bool:
+    return any(part in kernel for part in _RELATED.get(op_type, (op_type,)))
+
+
+def _code_values(model: ir.Model, nodes: Sequence[ir.Node]) -> set[ir.Value]:
+    """The values that hold codes: constants and inputs of a small type, and what is computed from them."""
+    codes = {value for graph in walk.graphs(model) for value in _code_sources(graph)}
+    for node in nodes:
+        if node.op_type in _GIVE_CODES or (any(value in codes for value in node.inputs) and not _gives_numbers(node)):
+            codes.add(node.outputs[0])
+            codes.update(node.outputs[1:] if node.op_type == "Split" else ())
+    return codes
+
+
+def _gives_numbers(node: ir.Node) -> bool:
+    # QGemm's output is float unless it is told the output's scale, its eighth input.
+    has_output_scale = len(node.inputs) > 7 and node.inputs[7] is not None
+    return node.op_type in _GIVE_NUMBERS or (node.op_type == "QGemm" and not has_output_scale)
+
+
+def _code_sources(graph: ir.Graph) -> Iterator[ir.Value]:
+    for value in (*graph.inputs, *graph.initializers.values()):
+        tensor = value.const_value
+        if (value.dtype if tensor is None else tensor.dtype) in _CODE_TYPES:
+            yield value
+
+
+def _of_node(planned: NodePlan, node: ir.Node | None, codes: set[ir.Value]) -> NodeKernel:
+    if node is None:
+        return NodeKernel(planned.node, planned.op_type, Outcome.MERGED)
+    if any(value in codes for value in node.inputs):
+        return NodeKernel(planned.node, planned.op_type, Outcome.INTEGER, node.op_type)
+    return NodeKernel(planned.node, planned.op_type, Outcome.FLOAT, node.op_type, _why_float(planned, node))
+
+
+def _why_float(planned: NodePlan, node: ir.Node) -> str:
+    """The first thing that keeps ONNX Runtime's CPU provider from an integer kernel."""
+    if planned.kernel is Kernel.COMPUTE and planned.op_type not in _INTEGER_ON_CPU:
+        return f"ONNX Runtime's CPU provider has no integer kernel for {planned.op_type}"
+    dequantizers = [value.producer() for value in node.inputs if value is not None]
+    sources = [maker for maker in dequantizers if maker is not None and maker.op_type == "DequantizeLinear"]
+    if not sources:
+        return "none of its inputs is dequantized: a constant was folded, or another fusion came first"
+    types = [_code_type(maker.inputs[1 if len(maker.inputs) < 3 else 2]) for maker in sources]
+    if any(kind.endswith("16") for kind in types):
+        return f"16-bit types have no CPU kernel ({' x '.join(types)})"
+    readers = [reader for value in node.outputs for reader in value.consumers()]
+    if not readers or any(reader.op_type != "QuantizeLinear" for reader in readers):
+        others = sorted({reader.op_type for reader in readers} - {"QuantizeLinear"}) or ["the graph's output"]
+        return f"its output is read as float by {', '.join(others)}"
+    return f"ONNX Runtime did not fuse it ({' x '.join(types)})"
+
+
+def _code_type(zero_point: ir.Value | None) -> str:
+    tensor = None if zero_point is None else zero_point.const_value
+    return "uint8" if tensor is None else tensor.dtype.name.lower()
