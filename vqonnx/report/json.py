@@ -7,11 +7,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from typing import TypeVar
 
 from vqonnx.errors import OptionError
 from vqonnx.report.model import Report
 
 SCHEMA = 1
+_T = TypeVar("_T")
 
 
 def to_json(report: Report) -> str:
@@ -32,16 +34,15 @@ def from_json(text: str) -> Report:
     try:
         body = json.loads(text)
         if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-            raise OptionError(_not_a_report(f"its schema is not {SCHEMA}"), option="report")
+            raise ValueError(f"its schema is not {SCHEMA}")
         report = _decoded(body, Report)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise OptionError(_not_a_report(str(error)), option="report") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"not a report of vqonnx: {error}. Pass the file that `vqonnx quantize --json FILE` wrote.",
+            option="report",
+        ) from error
     assert isinstance(report, Report)
     return report
-
-
-def _not_a_report(fact: str) -> str:
-    return f"not a report of vqonnx: {fact}. Pass the file that `vqonnx quantize --json FILE` wrote."
 
 
 def _encoded(value: object) -> dict[str, object]:
@@ -73,22 +74,26 @@ def _decoded(value: object, kind: object) -> object:
         (inner,) = (argument for argument in arguments if argument is not type(None))
         return None if value is None else _decoded(value, inner)
     if origin is tuple:
-        return tuple(_decoded(item, arguments[0]) for item in typing.cast(list[object], value))
+        return tuple(_decoded(item, arguments[0]) for item in _required(value, list))
     if origin is Mapping:
         return {key: _decoded(item, arguments[1]) for key, item in typing.cast(dict[str, object], value).items()}
     return _scalar(value, kind)
 
 
 def _dataclass(value: object, kind: type) -> object:
-    if not isinstance(value, dict):
-        raise TypeError(f"{kind.__name__} must be an object, got {value!r}")
+    body = _required(value, dict)
     hints = typing.get_type_hints(kind)
-    return kind(**{item.name: _decoded(value[item.name], hints[item.name]) for item in fields(kind)})
+    return kind(**{item.name: _decoded(body[item.name], hints[item.name]) for item in fields(kind)})
 
 
 def _scalar(value: object, kind: object) -> object:
     if kind is float and isinstance(value, int | float | str):
         return float(value)
-    if not isinstance(kind, type) or not isinstance(value, kind):
-        raise TypeError(f"expected {kind}, got {value!r}")
+    assert isinstance(kind, type)
+    return _required(value, kind)
+
+
+def _required(value: object, kind: type[_T]) -> _T:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}, got {value!r}")
     return value
