@@ -11,7 +11,7 @@ import numpy.typing as npt
 from vqonnx.kernels.jit import compiled
 
 _BLOCK = 1024
-_WAYS = 4
+_LANES = 4
 
 
 @compiled
@@ -45,41 +45,45 @@ def add_counts(x: npt.NDArray[np.float32], factor: np.float32, offset: int, coun
     """Add the elements of ``x`` to ``counts``; return how many fell outside of it (NaN and infinity among them)."""
     bins = counts.size
     # One row a lane: equal neighbours (zeros after a Relu) must not wait for each other's store. The last column
-    # takes what falls outside.
-    table = np.zeros((_WAYS, bins + 1), np.int64)
-    index = np.empty(_BLOCK, np.int32)
+    # takes what falls outside. 32 bits keep the table in the first cache, for tensors below 8 G elements.
+    table = np.zeros((_LANES, bins + 1), np.int32)
+    index = np.empty(_BLOCK, np.uint32)  # unsigned, so that numba does not look for indices from the end
     top, shift, zero = np.float32(bins), np.float32(offset), np.float32(0.0)
     for start in range(0, x.size, _BLOCK):
-        n = min(_BLOCK, x.size - start)
-        for i in range(n):
-            value = x[start + i]
+        block = x[start : start + _BLOCK]
+        for i in range(block.size):
+            value = block[i]
             scaled = np.floor(value * factor)
             # A negative number so small that the product underflows belongs to bin -1.
             scaled = np.float32(-1.0) if (scaled == zero) & (value < zero) else scaled
             place = scaled - shift
             place = place if (place >= zero) & (place < top) else top
-            index[i] = np.int32(place)
-        whole = n - n % _WAYS
-        for i in range(0, whole, _WAYS):
+            index[i] = np.uint32(np.int32(place))
+        quads = block.size // _LANES
+        for quad in range(quads):
+            i = np.uint64(_LANES * quad)
             table[0, index[i]] += 1
-            table[1, index[i + 1]] += 1
-            table[2, index[i + 2]] += 1
-            table[3, index[i + 3]] += 1
-        for i in range(whole, n):
+            table[1, index[i + np.uint64(1)]] += 1
+            table[2, index[i + np.uint64(2)]] += 1
+            table[3, index[i + np.uint64(3)]] += 1
+        for i in range(_LANES * quads, block.size):
             table[0, index[i]] += 1
-    for k in range(bins):
-        counts[k] += table[0, k] + table[1, k] + table[2, k] + table[3, k]
-    return int(table[0, bins] + table[1, bins] + table[2, bins] + table[3, bins])
+    outside = 0
+    for lane in range(_LANES):
+        outside += table[lane, bins]
+        for k in range(bins):
+            counts[k] += table[lane, k]
+    return outside
 
 
 @compiled
 def sums(x: npt.NDArray[np.float32]) -> tuple[int, float, float]:
     """Number, sum and sum of squares of the finite elements, in double precision and a fixed order."""
-    count, total, squares = 0, np.zeros(_WAYS), np.zeros(_WAYS)
+    count, total, squares = 0, np.zeros(_LANES), np.zeros(_LANES)
     for i in range(x.size):
         value = np.float64(x[i])
         if np.isfinite(value):
             count += 1
-            total[i % _WAYS] += value
-            squares[i % _WAYS] += value * value
+            total[i % _LANES] += value
+            squares[i % _LANES] += value * value
     return count, total.sum(), squares.sum()
