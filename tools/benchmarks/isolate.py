@@ -11,11 +11,12 @@ from typing import Any
 
 TOOLS = Path(__file__).resolve().parent.parent
 _PATIENCE_SECONDS = 1800
+_REASON_LENGTH = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A job that did not finish; the reason is the last line that it wrote."""
+    """A job that did not finish; the reason is its last error, or how it ended."""
 
     reason: str
 
@@ -40,11 +41,14 @@ def run(job: str, **arguments: Any) -> dict[str, Any] | Failure:
         except subprocess.TimeoutExpired:
             return Failure(f"no result within {_PATIENCE_SECONDS} s")
         if done.returncode or not result.exists():
-            return Failure(_reason(done.stderr) or f"exit status {done.returncode}")
+            return Failure(_reason(done.returncode, done.stderr))
         measured: dict[str, Any] = json.loads(result.read_text())
         return measured
 
 
-def _reason(stderr: str) -> str:
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return lines[-1][:160] if lines else ""
+def _reason(status: int, stderr: str) -> str:
+    """The exception that ended the process: the last unindented line of its standard error that is no warning."""
+    if status < 0:
+        return f"ended by signal {-status}"
+    lines = [line for line in stderr.splitlines() if line[:1].isalpha() and not line.startswith("WARNING")]
+    return lines[-1][:_REASON_LENGTH] if lines else f"exit status {status}"

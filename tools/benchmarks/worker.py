@@ -15,6 +15,7 @@ from benchmarks.variants import VARIANTS, Task
 
 Result = dict[str, Any]
 _WARM_UP_RUNS = 3
+_MEMORY_LIMIT = 12 << 30  # bytes; some settings of the peer keep every activation of every sample
 
 
 def quantize(variant: str, model: str, output: str, feeds: str, samples: int | None) -> Result:
@@ -128,6 +129,7 @@ _JOBS: dict[str, Callable[..., Result]] = {
 def main() -> int:
     """Run the job that the command line names."""
     _, job, result = sys.argv
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_LIMIT, _MEMORY_LIMIT))
     measured = _JOBS[job](**json.load(sys.stdin))
     Path(result).write_text(json.dumps(measured, default=float))
     return 0
