@@ -1,0 +1,5 @@
+"""``python -m vqonnx``."""
+
+from vqonnx.cli.main import main
+
+main()
