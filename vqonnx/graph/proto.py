@@ -205,6 +205,6 @@ def _called(path: str | None) -> str:
 
 
 def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
     return f"{type(error).__name__}: {error}".rstrip(".")

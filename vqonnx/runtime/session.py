@@ -118,7 +118,8 @@ def _divide(model: ir.Model) -> _Division:
             place = external.Placed(tensor.offset or 0, tensor.nbytes)
             stand_ins[value] = external.reference(tensor, os.path.basename(tensor.path), place)
         elif value in large and value.graph is model.graph and _takes_arrays(tensor):
-            in_memory[name] = tensor
+            if value.uses() or value.is_graph_output():  # ORT drops the others first, then fails to find them
+                in_memory[name] = tensor
             stand_ins[value] = external.reference(tensor, f"in memory: {name}", external.Placed(0, tensor.nbytes))
         elif isinstance(tensor, ir.ExternalTensor):
             stand_ins[value] = lazy(tensor)
