@@ -11,11 +11,12 @@ from onnx.reference import ReferenceEvaluator
 from vqonnx.calibration.feeds import ModelInput
 from vqonnx.calibration.grouping import grouped, tensor_bytes
 from vqonnx.calibration.model import model_digest, model_inputs
+from vqonnx.calibration.readers import open_samples
 from vqonnx.calibration.statistics import empty_statistic
 from vqonnx.calibration.statistics.channel_mean import ChannelMean
 from vqonnx.calibration.statistics.histogram import Histogram
 from vqonnx.core.spec import RangeMethod
-from vqonnx.errors import CacheError, OptionError, SampleError
+from vqonnx.errors import CacheError, OptionError, OutputError, SampleError
 from vqonnx.stages import observe as stage
 from vqonnx.stages.observe import ObserveOptions, observe
 
@@ -204,13 +205,26 @@ def test_a_sample_that_the_model_cannot_run_is_named():
     [
         ("w", "'w': it is a constant; its range is known without samples"),
         ("hh", r"'hh': it is not an output of a node of the main graph or a graph input; did you mean 'h'"),
-        ("ids", "'ids': it has elements of type INT64; only float tensors"),
+        ("ids", "'ids': it has elements of type INT64; only FLOAT, FLOAT16, DOUBLE are"),
     ],
 )
 def test_what_cannot_be_observed_is_refused(name, text):
     with pytest.raises(OptionError, match=text) as caught:
         observe(model_of(), {name: "minmax"}, samples_of(1))
     assert caught.value.option == "wanted"
+
+
+def test_a_sample_is_called_by_its_number_in_the_reader():
+    samples = open_samples([*samples_of(8), OVERFLOW], model_inputs(model_of()))
+    with pytest.raises(SampleError, match="in calibration sample 8;") as caught:
+        observe(model_of(), {"spread": "minmax"}, samples.calibration)
+    assert caught.value.sample == 8
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "measure", None)
+    with pytest.raises(OutputError, match="does not exist"):
+        observe(model_of(), {"h": "minmax"}, samples_of(2), ObserveOptions(cache=tmp_path / "no" / "cache.npz"))
 
 
 def test_no_samples_are_refused():

@@ -13,6 +13,7 @@ from vqonnx.graph.io import load
 from vqonnx.graph.names import NameAllocator
 
 _CHUNK = 1 << 24
+_MEASURED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)  # what sessions give back as numpy arrays
 
 
 def model_inputs(model: ir.Model) -> list[ModelInput]:
@@ -32,7 +33,8 @@ def refuse_unobservable(model: ir.Model, names: Iterable[str]) -> None:
     """Check that each name is a float tensor that a run of the model makes or is given.
 
     Raises:
-        OptionError: A name is a constant, is inside a subgraph or a function, is not in the model, or not float.
+        OptionError: A name is a constant, is inside a subgraph or a function, is not in the model, or has a type
+            that is not measured.
     """
     known = observable_values(model)
     for name in names:
@@ -42,9 +44,9 @@ def refuse_unobservable(model: ir.Model, names: Iterable[str]) -> None:
             fact = f"is not an output of a node of the main graph or a graph input{nearest(name, known)}"
         else:
             dtype = known[name].dtype
-            if dtype is None or dtype.is_floating_point():
+            if dtype is None or dtype in _MEASURED:
                 continue
-            fact = f"has elements of type {dtype.name}; only float tensors have a range to observe"
+            fact = f"has elements of type {dtype.name}; only {', '.join(kind.name for kind in _MEASURED)} are measured"
         raise OptionError(f"cannot observe {name!r}: it {fact}. Leave it out of what is observed", option="wanted")
 
 

@@ -4,7 +4,6 @@ One .npz file without pickles: ``header``, JSON in UTF-8, and the fields of each
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from vqonnx.calibration.feeds import Array
 from vqonnx.calibration.statistics import STATISTICS, Statistic
 from vqonnx.errors import CacheError
+from vqonnx.graph import atomic
 
 _VERSION = 1
 
@@ -44,7 +44,11 @@ _DIFFERENCES = {
 
 
 def save_statistics(path: Path, key: CacheKey, partials: Mapping[str, Partial]) -> None:
-    """Write atomically: a reader sees the old file or the new one."""
+    """Write atomically: a reader sees the old file or the new one.
+
+    Raises:
+        OutputError: The folder is missing, read-only or full.
+    """
     header = {
         "version": _VERSION,
         "key": asdict(key),
@@ -53,10 +57,12 @@ def save_statistics(path: Path, key: CacheKey, partials: Mapping[str, Partial]) 
     arrays: dict[str, Array] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
     for number, part in enumerate(partials.values()):
         arrays |= {f"{number}.{field}": array for field, array in part.statistic.arrays().items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    temporary.replace(path)
+    with atomic.temporary_files(path) as temporary:
+        draft = atomic.temporary_name(path)
+        temporary.append(draft)
+        with atomic.synced_file(draft) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        draft.replace(path)
 
 
 def load_statistics(path: Path, key: CacheKey) -> dict[str, Partial] | None:

@@ -61,11 +61,11 @@ def add_counts(x: npt.NDArray[np.float32], factor: np.float32, offset: int, coun
             index[i] = np.uint32(np.int32(place))
         quads = block.size // _LANES
         for quad in range(quads):
-            i = np.uint64(_LANES * quad)
-            table[0, index[i]] += 1
-            table[1, index[i + np.uint64(1)]] += 1
-            table[2, index[i + np.uint64(2)]] += 1
-            table[3, index[i + np.uint64(3)]] += 1
+            at = np.uint64(_LANES * quad)
+            table[0, index[at]] += 1
+            table[1, index[at + np.uint64(1)]] += 1
+            table[2, index[at + np.uint64(2)]] += 1
+            table[3, index[at + np.uint64(3)]] += 1
         for i in range(_LANES * quads, block.size):
             table[0, index[i]] += 1
     outside = 0

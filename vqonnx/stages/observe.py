@@ -5,9 +5,9 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,11 +18,12 @@ from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.grouping import grouped, tensor_bytes
 from vqonnx.calibration.model import exposing, model_digest, refuse_unobservable
 from vqonnx.calibration.probe import ModelFile, Source, measure, placed, release
-from vqonnx.calibration.samples import feeds_digest
+from vqonnx.calibration.samples import Feeds, feeds_digest
 from vqonnx.calibration.statistics import Statistic, empty_statistic
 from vqonnx.calibration.store import CacheKey, Partial, load_statistics, save_statistics
 from vqonnx.core.spec import RangeMethod
 from vqonnx.errors import SampleError
+from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import save
 from vqonnx.progress import Progress, silent
 from vqonnx.runtime.session import open_session
@@ -85,12 +86,17 @@ def observe(
         OptionError: A wanted name is no float tensor of the main graph, or names no statistic.
         SampleError: There are no samples, the model cannot run one, or NaN or infinity comes up.
         CacheError: ``options.cache`` is damaged or belongs to another run.
+        OutputError: ``options.cache`` cannot be written.
     """
     options = options or ObserveOptions()
     refuse_unobservable(model, wanted)
     if not samples:
         raise SampleError("there is no calibration sample to observe; pass at least one")
     empty = {name: empty_statistic(statistic) for name, statistic in wanted.items()}
+    # Messages count as the reader did, which also gave the samples that are held back.
+    numbers = samples.indices if isinstance(samples, Feeds) else range(len(samples))
+    if options.cache is not None:
+        check_writable(options.cache)
     ledger = _Ledger(options, _cache_key(model, empty, samples, options), empty)
     with ExitStack() as stack:
         stack.callback(release)
@@ -98,9 +104,10 @@ def observe(
         for done, names in _passes(model, ledger, samples, options):
             part = {name: empty[name] for name in names}
             source = _source(model, names, options, stack)
-            for sample, result in enumerate(_in_order(executor, source, part, samples[done:], done), start=done):
-                ledger.add(sample, result)
-                options.progress("observe", sample + 1, len(samples))
+            with closing(_in_order(executor, source, part, samples[done:], numbers[done:])) as results:
+                for position, result in enumerate(results, start=done):
+                    ledger.add(position, numbers[position], result)
+                    options.progress("observe", position + 1, len(samples))
     ledger.save()
     return Statistics({name: part.statistic for name, part in ledger.partials.items()}, len(samples))
 
@@ -115,8 +122,8 @@ class _Ledger:
             self.partials |= load_statistics(self._path, key) or {}
         self._saved = time.monotonic()
 
-    def add(self, sample: int, result: Mapping[str, Statistic]) -> None:
-        """Fold the statistics of one sample in; samples come in order."""
+    def add(self, position: int, sample: int, result: Mapping[str, Statistic]) -> None:
+        """Fold in the statistics of one sample; positions come in order, ``sample`` is its number for messages."""
         for name, statistic in result.items():
             if statistic.dropped and self._nonfinite == "error":
                 raise SampleError(
@@ -127,7 +134,7 @@ class _Ledger:
                 )
             with placed(name, sample):
                 merged = self.partials[name].statistic.merge(statistic)
-            self.partials[name] = Partial(merged, sample + 1)
+            self.partials[name] = Partial(merged, position + 1)
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
 
@@ -170,15 +177,15 @@ def _source(model: ir.Model, names: Sequence[str], options: ObserveOptions, stac
 
 
 def _in_order(
-    executor: Executor, source: Source, empty: Mapping[str, Statistic], samples: Sequence[Feed], first: int
-) -> Iterator[dict[str, Statistic]]:
-    """The statistics of each sample, in order; only a few samples, the first being number ``first``, are under way."""
+    executor: Executor, source: Source, empty: Mapping[str, Statistic], samples: Sequence[Feed], numbers: Sequence[int]
+) -> Generator[dict[str, Statistic], None, None]:
+    """The statistics of each sample, in order; only a few samples are under way at a time."""
     pending: deque[Future[dict[str, Statistic]]] = deque()
     try:
-        for sample, feed in enumerate(samples, start=first):
+        for number, feed in zip(numbers, samples, strict=True):
             if len(pending) > _WINDOW:
                 yield pending.popleft().result()
-            pending.append(executor.submit(measure, source, empty, sample, feed))
+            pending.append(executor.submit(measure, source, empty, number, feed))
         while pending:
             yield pending.popleft().result()
     finally:
