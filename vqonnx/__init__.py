@@ -1,5 +1,62 @@
-"""vqonnx: a post-training quantizer for ONNX models."""
+"""vqonnx: a post-training quantizer for ONNX models.
+
+The names are imported when they are first used, so that ``import vqonnx`` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 from vqonnx.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from vqonnx.api import plan, quantize_static
+    from vqonnx.core.plan import Plan
+    from vqonnx.core.target import Kernel, OpSupport, Target
+    from vqonnx.errors import VqonnxError
+    from vqonnx.quantizers.base import BaseQuantizer, QuantizedValue
+    from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
+    from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
+    from vqonnx.report.model import Report
+
+_HOMES = {
+    "BaseQuantizer": "vqonnx.quantizers.base",
+    "CalibrationMethod": "vqonnx.quantizers.types",
+    "Kernel": "vqonnx.core.target",
+    "OpSupport": "vqonnx.core.target",
+    "Plan": "vqonnx.core.plan",
+    "QDQQuantizer": "vqonnx.quantizers.qdq_quantizer",
+    "QuantFormat": "vqonnx.quantizers.types",
+    "QuantType": "vqonnx.quantizers.types",
+    "QuantizationMode": "vqonnx.quantizers.types",
+    "QuantizedValue": "vqonnx.quantizers.base",
+    "Report": "vqonnx.report.model",
+    "Target": "vqonnx.core.target",
+    "VqonnxError": "vqonnx.errors",
+    "plan": "vqonnx.api",
+    "quantize_static": "vqonnx.api",
+}
+
+__all__ = [  # noqa: RUF022 - the version last
+    "BaseQuantizer",
+    "CalibrationMethod",
+    "Kernel",
+    "OpSupport",
+    "Plan",
+    "QDQQuantizer",
+    "QuantFormat",
+    "QuantType",
+    "QuantizationMode",
+    "QuantizedValue",
+    "Report",
+    "Target",
+    "VqonnxError",
+    "plan",
+    "quantize_static",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vqonnx' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

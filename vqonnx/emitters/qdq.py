@@ -163,10 +163,8 @@ def clips_exactly(params: QuantParams, low: float, high: float) -> bool:
 
     It does when both bounds land on the ends of the range, since everything beyond them then saturates there.
     """
-    spec = params.spec
-    ends = np.clip(np.array([low, high], np.float64), -3.4e38, 3.4e38).astype(np.float32)
-    codes = quantize(ends, params).astype(np.int64)
-    return bool(codes[0] == spec.qmin and codes[1] == spec.qmax)
+    codes = quantize(np.array([low, high], np.float32), params).astype(np.int64)
+    return bool(codes[0] == params.spec.qmin and codes[1] == params.spec.qmax)
 
 
 def _attributes(params: QuantParams) -> dict[str, int]:

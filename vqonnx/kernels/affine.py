@@ -112,7 +112,8 @@ def quantize(values: Array, params: QuantParams) -> Array:
     """
     spec = params.spec
     scale = spec.granularity.expand(params.scale, values.shape).astype(np.float32)
-    codes = np.rint(values.astype(np.float32) / scale)
+    with np.errstate(over="ignore"):  # what overflows saturates below
+        codes = np.rint(values.astype(np.float32) / scale)
     codes += spec.granularity.expand(params.zero_point, values.shape).astype(np.float32)
     clipped: Array = np.clip(codes, spec.qmin, spec.qmax).astype(spec.qtype.dtype)
     return clipped

@@ -126,12 +126,7 @@ def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | N
 
 
 def _float_output_is_free(work: Assignment, candidate: Candidate, output: ir.Value) -> bool:
-    if work.partition.integer_readers(output):
-        return False
-    if candidate.support.kernel is Kernel.CLIPS:
-        maker = work.partition.maker(candidate.input(0))
-        return maker is not None and maker.support.float_output
-    return candidate.support.float_output
+    return candidate.support.float_output and not work.partition.integer_readers(output)
 
 
 def _weight(work: Assignment, weight: ir.Value, candidate: Candidate) -> str:
@@ -154,7 +149,9 @@ def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str
         return None
     if bias.dtype != ir.DataType.FLOAT:
         return None  # float16 cannot hold input_scale * weight_scale: such biases stay float
-    form = _form(bias.name or "", Role.BIAS, QuantSpec(qtype=INT32, symmetric=True), None)
+    per_channel = isinstance(work.tensors[weight].spec.granularity, PerAxis)
+    spec = QuantSpec(qtype=INT32, symmetric=True, granularity=PerAxis(0) if per_channel else PerTensor())
+    form = _form(bias.name or "", Role.BIAS, spec, None)
     return _add(work, replace(form, scale_of=(source, weight)))
 
 

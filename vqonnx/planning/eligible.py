@@ -10,6 +10,8 @@ from vqonnx.core.target import Kernel, OpSupport, Target
 from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add
 from vqonnx.graph.walk import constant_tensor, is_float
 
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -48,6 +50,14 @@ class Candidate:
         apart = {self.support.bias, self.support.weight if self.weight() is not None else None}
         indices = self.support.activations or range(len(self.node.inputs))
         return [i for i in indices if i not in apart and (v := self.input(i)) is not None and is_float(v)]
+
+    def is_heavy(self) -> bool:
+        """Whether the node does enough arithmetic to be worth a conversion of its inputs."""
+        least, weight = self.support.heavy_from, constant_tensor(self.weight())
+        if least is None or weight is None:
+            return least is not None
+        axis = self.channel_axis()
+        return weight.size >= least * (weight.shape.numpy()[axis] if axis is not None else 1)
 
     def channel_axis(self) -> int | None:
         """Output-channel axis of the weight; None where only one scale for the whole weight works."""
@@ -118,6 +128,12 @@ def _no_float_input(candidate: Candidate) -> str:
     return "" if candidate.activations() else "no float input that changes between runs or could be quantized"
 
 
+def _unsupported_float(candidate: Candidate) -> str:
+    values = (*candidate.node.inputs, *candidate.node.outputs)
+    others = {v.dtype.name for v in values if v is not None and v.dtype and is_float(v) and v.dtype not in _FLOATS}
+    return f"QuantizeLinear takes float32 and float16, not {', '.join(sorted(others)).lower()}" if others else ""
+
+
 def _only_constants(candidate: Candidate) -> str:
     values = (candidate.input(i) for i in candidate.activations())
     return "all inputs are constants" if all(v is not None and constant_tensor(v) is not None for v in values) else ""
@@ -171,6 +187,7 @@ def _clip_needs_constants(candidate: Candidate) -> str:
 _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _opset_too_low,
     _no_float_input,
+    _unsupported_float,
     _only_constants,
     _weight_not_constant,
     _empty_weight,

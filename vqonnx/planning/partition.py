@@ -74,19 +74,28 @@ class Partition:
         kernel = candidate.support.kernel
         if kernel is Kernel.CLIPS:
             return self._clip_out_of_place(candidate)
-        if candidate.support.heavy or (self._everything and kernel is Kernel.COMPUTE):
+        if candidate.is_heavy() or (self._everything and kernel is Kernel.COMPUTE):
             return ""
         sources = [
             v for i in candidate.activations() if (v := candidate.input(i)) is not None and constant_tensor(v) is None
         ]
-        if not all(self.maker(value) for value in sources):
+        if not all(self._comes_as_integers(value) for value in sources):
             return "not worth a conversion to integers: an input comes from a float node"
         if not any(self.integer_readers(output) for output in candidate.node.outputs):
             return "not worth a conversion to integers: only float nodes read its output"
         return ""
 
+    def _comes_as_integers(self, value: ir.Value | None) -> bool:
+        """Whether an integer node computes the value and cannot give it in float for free."""
+        maker = self.maker(value)
+        if maker is not None and maker.support.kernel is Kernel.CLIPS:
+            maker = self.maker(maker.input(0))
+        return maker is not None and not maker.support.float_output
+
     def _clip_out_of_place(self, clip: Candidate) -> str:
         maker = self.maker(clip.input(0))
         if maker is None or self.clip_after(maker) is not clip:
             return "no integer node gives it its only input"
+        if maker.support.float_output and not self.integer_readers(clip.node.outputs[0]):
+            return "the node before it gives a float output for free"
         return ""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,14 @@ from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.plan import Plan, TensorPlan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec
+from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, QuantRangeError, nearest
 from vqonnx.graph.io import load
 from vqonnx.graph.proto import to_proto
 from vqonnx.graph.walk import constant, values_by_name
 from vqonnx.kernels.affine import affine_params, block_ranges, quantize
 from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
+from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.ranges import activation_params, planned_params
 from vqonnx.quantizers.types import QuantType
@@ -68,6 +71,9 @@ class BaseQuantizer:
         parent: The quantizer of the graph around this one, for bodies of If and Loop.
     """
 
+    target: ClassVar[Target | str] = "cpu"
+    """The device: a target, the name of one, or ``"cpu"`` for this machine's; ``extra_options["Target"]`` wins."""
+
     def __init__(
         self,
         model: onnx.ModelProto | ir.Model,
@@ -76,13 +82,14 @@ class BaseQuantizer:
         weight_qType: QuantType | None = None,
         activation_qType: QuantType | None = None,
         tensors_range: Mapping[str, object] | None = None,
-        nodes_to_quantize: Sequence[str] | None = None,
-        nodes_to_exclude: Sequence[str] | None = None,
+        nodes_to_quantize: Sequence[Pattern] | None = None,
+        nodes_to_exclude: Sequence[Pattern] | None = None,
         op_types_to_quantize: Sequence[str] | None = None,
         extra_options: Mapping[str, object] | None = None,
     ) -> None:
         self.model = load(model)
         self.options = QuantizerOptions.of(
+            target=self.target,
             per_channel=per_channel,
             reduce_range=reduce_range,
             weight_type=weight_qType,
@@ -107,10 +114,13 @@ class BaseQuantizer:
             OptionError: A name or pattern matches nothing, or an activation has no range.
             QuantRangeError: A weight or range is not finite.
         """
-        plan = self.current_plan()
-        if self.solutions is None:
-            self.solutions = self.solve()
-        return to_proto(emit(self.model, plan, self.solutions))
+        return to_proto(self._emitted())
+
+    def result(self) -> ir.Model:
+        """What ``quantize_model`` gives, of any size: without protobuf's limit unless an override goes through it."""
+        if type(self).quantize_model is BaseQuantizer.quantize_model:
+            return self._emitted()
+        return load(self.quantize_model())
 
     def current_plan(self) -> Plan:
         """The plan in use; made on first need from the model and the options."""
@@ -276,6 +286,11 @@ class BaseQuantizer:
         if array is None:
             raise OptionError(f"the model has no constant {name!r}{nearest(name, self._values)}.")
         return array
+
+    def _emitted(self) -> ir.Model:
+        if self.solutions is None:
+            self.solutions = self.solve()
+        return emit(self.model, self.current_plan(), self.solutions, contrib=self.options.contrib)
 
     def _quantize_constant(self, name: str, spec: QuantSpec, keep_float: bool) -> Names:
         array = self.float_array(name)

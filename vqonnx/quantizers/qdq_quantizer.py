@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
+from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.types import QuantType
 
@@ -24,8 +25,8 @@ class QDQQuantizer(BaseQuantizer):
         weight_qType: QuantType | None = None,
         activation_qType: QuantType | None = None,
         tensors_range: Mapping[str, object] | None = None,
-        nodes_to_quantize: Sequence[str] | None = None,
-        nodes_to_exclude: Sequence[str] | None = None,
+        nodes_to_quantize: Sequence[Pattern] | None = None,
+        nodes_to_exclude: Sequence[Pattern] | None = None,
         op_types_to_quantize: Sequence[str] | None = None,
         extra_options: Mapping[str, object] | None = None,
     ) -> None:

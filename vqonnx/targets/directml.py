@@ -19,9 +19,9 @@ DIRECTML = Target(
     activation=QuantSpec(qtype=UINT8),
     weight=QuantSpec(qtype=INT8, symmetric=True),
     ops={
-        "Conv": OpSupport(activations=(0,), weight=1, weight_axis=0, bias=2, heavy=True),
+        "Conv": OpSupport(activations=(0,), weight=1, weight_axis=0, bias=2, heavy_from=1),
         "MatMul": OpSupport(
-            activations=(0, 1), weight=1, weight_axis=1, dynamic_weight=True, float_output=True, heavy=True
+            activations=(0, 1), weight=1, weight_axis=1, dynamic_weight=True, float_output=True, heavy_from=1
         ),
         **dict.fromkeys(("Add", "AveragePool", "Concat", "GlobalAveragePool", "Sigmoid"), OpSupport()),
         "Relu": OpSupport(kernel=Kernel.CLIPS),

@@ -1,0 +1,183 @@
+"""The functions that users call; the parameters are those of onnxruntime.quantization, then vqonnx's own."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from vqonnx.calibration.readers import Reader
+from vqonnx.core.plan import Plan
+from vqonnx.core.target import Target
+from vqonnx.errors import OptionError
+from vqonnx.graph.io import ModelSource, load
+from vqonnx.planning.rules import Pattern
+from vqonnx.progress import Progress, terminal_progress
+from vqonnx.quantizers.opset import needed_opset
+from vqonnx.quantizers.options import QuantizerOptions
+from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
+from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantType
+from vqonnx.report.figures import Level
+from vqonnx.report.model import Report
+from vqonnx.stages.plan import make_plan
+from vqonnx.stages.prepare import prepare
+from vqonnx.static import StaticJob, quantize_file
+
+_LEVELS = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
+_CORRECTION = {"auto": None, "on": True, "off": False, True: True, False: False}
+
+
+def quantize_static(
+    model_input: ModelSource,
+    model_output: str | PathLike[str],
+    calibration_data_reader: Reader | None = None,
+    quant_format: QuantFormat = QuantFormat.QDQ,
+    op_types_to_quantize: Sequence[str] | None = None,
+    per_channel: bool | None = None,
+    reduce_range: bool | None = None,
+    activation_type: QuantType | None = None,
+    weight_type: QuantType | None = None,
+    nodes_to_quantize: Sequence[Pattern] | None = None,
+    nodes_to_exclude: Sequence[Pattern] | None = None,
+    use_external_data_format: bool | None = None,
+    calibrate_method: CalibrationMethod | None = None,
+    calibration_providers: Sequence[str] | None = None,
+    extra_options: Mapping[str, object] | None = None,
+    calibration_cache_path: str | PathLike[str] | None = None,
+    *,
+    target: Target | str | None = None,
+    guard: bool = True,
+    bias_correction: Literal["auto", "on", "off"] | bool = "auto",
+    min_sqnr_db: float = 10.0,
+    verify: bool | Literal["checker"] = True,
+    quantizer: type[QDQQuantizer] = QDQQuantizer,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Quantize weights and activations to integers, with ranges from running calibration samples.
+
+    The model may be a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; neither it nor its folder is changed,
+    and input and output may be the same path. The result is written only after it has been loaded and run.
+
+    Args:
+        model_input: The float model.
+        model_output: Where the quantized model is written.
+        calibration_data_reader: Feeds (dicts of arrays by input name): any iterable, a CalibrationDataReader, or a
+            folder of .npz, .npy or .pb samples. Every 8th is held back for verification.
+        quant_format: QDQ.
+        op_types_to_quantize: Operators to quantize; all that the target runs in integers by default.
+        per_channel: One scale an output channel for weights; the target chooses by default.
+        reduce_range: 7-bit weights; the target chooses by default.
+        activation_type: Element type of activations; the target chooses by default.
+        weight_type: Element type of weights; the target chooses by default.
+        nodes_to_quantize: Names, globs, "re:" patterns or predicates of nodes; all by default.
+        nodes_to_exclude: The same, of nodes to leave float.
+        use_external_data_format: Write tensors into a data file beside the model; by default only when needed.
+        calibrate_method: How ranges are chosen; the least squared error by default.
+        calibration_providers: Execution providers of all sessions; the CPU by default.
+        extra_options: See ``quantizers.extra_options``.
+        calibration_cache_path: File that keeps the statistics; an interrupted run resumes from it.
+        target: The device: a name (``vqonnx targets`` lists them), or a ``Target``; this machine's CPU by default.
+        guard: Leave float what would collapse, and say so in the report.
+        bias_correction: "auto" keeps it where it helps on held-back samples.
+        min_sqnr_db: An output below this counts as collapsed.
+        verify: True compares with the float model; False only loads the result; "checker" writes what no present
+            provider can run.
+        quantizer: The class that decides every number; subclass QDQQuantizer for a device of your own.
+        executor: Spreads calibration samples over its threads or processes.
+        progress: Told how far each stage is; by default bars on a terminal, and silence elsewhere.
+
+    Returns:
+        What was quantized, what not and why, how good, small and fast the result is.
+
+    Raises:
+        OptionError: An argument makes no sense, or a name matches nothing.
+        ModelError: The model cannot be read, or not be quantized as asked.
+        SampleError: A sample does not fit the model, or is not finite.
+        OutputError: The output cannot be written.
+        VerificationError: The result does not load or run; nothing was written.
+    """
+    if QuantFormat.of(quant_format) is not QuantFormat.QDQ:
+        raise OptionError("quant_format: only QuantFormat.QDQ is written so far.", option="quant_format")
+    if calibration_data_reader is None:
+        raise OptionError(
+            "calibration_data_reader is missing: static quantization needs samples. Pass an iterable of feeds or a "
+            "folder of .npz files.",
+            option="calibration_data_reader",
+        )
+    if target is not None:
+        extra_options = {**(extra_options or {}), "Target": target}
+    options = QuantizerOptions.of(
+        target=quantizer.target,
+        per_channel=per_channel,
+        reduce_range=reduce_range,
+        weight_type=weight_type,
+        activation_type=activation_type,
+        nodes_to_quantize=nodes_to_quantize,
+        nodes_to_exclude=nodes_to_exclude,
+        op_types_to_quantize=op_types_to_quantize,
+        method=None if calibrate_method is None else CalibrationMethod.of(calibrate_method).method,
+        extra_options=extra_options,
+    )
+    make = partial(
+        quantizer,
+        per_channel=per_channel,
+        reduce_range=reduce_range,
+        weight_qType=weight_type,
+        activation_qType=activation_type,
+        tensors_range=None,
+        nodes_to_quantize=nodes_to_quantize,
+        nodes_to_exclude=nodes_to_exclude,
+        op_types_to_quantize=op_types_to_quantize,
+        extra_options=extra_options,
+    )
+    with ExitStack() as stack:
+        job = StaticJob(
+            make=make,
+            options=options,
+            guard=guard,
+            correct_bias=_CORRECTION[bias_correction],
+            min_sqnr_db=min_sqnr_db,
+            level=_LEVELS[verify],
+            providers=tuple(calibration_providers or ("CPUExecutionProvider",)),
+            executor=executor,
+            cache=Path(calibration_cache_path) if calibration_cache_path is not None else None,
+            external=use_external_data_format or None,
+            progress=progress if progress is not None else stack.enter_context(terminal_progress()),
+        )
+        return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
+
+
+def plan(
+    model_input: ModelSource,
+    *,
+    op_types_to_quantize: Sequence[str] | None = None,
+    per_channel: bool | None = None,
+    reduce_range: bool | None = None,
+    activation_type: QuantType | None = None,
+    weight_type: QuantType | None = None,
+    nodes_to_quantize: Sequence[Pattern] | None = None,
+    nodes_to_exclude: Sequence[Pattern] | None = None,
+    extra_options: Mapping[str, object] | None = None,
+    target: Target | str | None = None,
+) -> Plan:
+    """What ``quantize_static`` would quantize, what not, and why; without samples, and without the guard's findings.
+
+    The arguments are those of ``quantize_static``.
+    """
+    model = load(model_input)
+    options = QuantizerOptions.of(
+        target=target if target is not None else QDQQuantizer.target,
+        per_channel=per_channel,
+        reduce_range=reduce_range,
+        weight_type=weight_type,
+        activation_type=activation_type,
+        nodes_to_quantize=nodes_to_quantize,
+        nodes_to_exclude=nodes_to_exclude,
+        op_types_to_quantize=op_types_to_quantize,
+        extra_options=extra_options,
+    )
+    prepared = prepare(model, opset=needed_opset(model, options))
+    return make_plan(prepared.model, options.target, options.rules, prepared.folded)
