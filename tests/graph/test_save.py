@@ -10,7 +10,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from vqonnx.errors import ModelError, OptionError, OutputError, VerificationError
+from vqonnx.errors import OptionError, OutputError, VerificationError
 from vqonnx.graph import atomic, edit, io
 from vqonnx.graph import external as data_files
 from vqonnx.graph.io import load, save
@@ -270,18 +270,3 @@ def test_the_least_ir_version_is_written(tmp_path, opset, dtype, expected):
         model = load(onnx.parser.parse_model(text))
     save(model, tmp_path / "m.onnx")
     assert onnx.load(tmp_path / "m.onnx").ir_version == expected
-
-
-def test_constants_beyond_one_message_are_refused(tmp_path, monkeypatch):
-    def too_large(*_: object, **__: object) -> bytes:
-        raise ValueError("Message exceeds maximum size")
-
-    model = chain()
-
-    class Proto:
-        SerializeToString = too_large
-
-    monkeypatch.setattr(ir.serde, "serialize_model", lambda _: Proto())
-    with pytest.raises(ModelError, match="does not fit into one message of 2,147,483,647 bytes"):
-        save(model, tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())

@@ -164,9 +164,24 @@ def write_tensors(tensors: Iterable[ir.TensorProtocol], file: BinaryIO) -> tuple
         if isinstance(tensor, ir.ExternalTensor):
             tensor.tofile(writer)  # piece by piece
         else:
-            writer.write(tensor.tobytes())
+            writer.write(whole_bytes(tensor))
         places[id(tensor)] = Placed(offset, writer.size - offset)
     return places, writer.digest()
+
+
+def whole_bytes(tensor: ir.TensorProtocol) -> bytes:
+    """The tensor's data, little-endian and packed, checked to be as long as its shape and type say.
+
+    Raises:
+        ModelError: The model file gave it more or less.
+    """
+    data = tensor.tobytes()
+    if len(data) != tensor.nbytes:
+        raise ModelError(
+            f"tensor {tensor.name!r} of shape {tuple(tensor.shape.numpy())} and type {tensor.dtype.name} takes "
+            f"{tensor.nbytes:,} bytes, but the model holds {len(data):,}. The file is damaged; export it again."
+        )
+    return data
 
 
 def digest_of(path: Path) -> str:

@@ -22,8 +22,8 @@ from vqonnx.graph.proto import (
     guard_tensors,
     initialized_values,
     lazy,
-    serialized,
 )
+from vqonnx.graph.stream import write_inline
 from vqonnx.graph.versions import least_ir_version
 
 EXTERNAL_ABOVE = 3 << 29
@@ -150,11 +150,11 @@ def save(
     model.ir_version = least_ir_version(model)
     with atomic.temporary_files(target) as temporary:
         data, tensors = _write_data(model, target, temporary) if use_external else (None, _inlined(model))
-        content = serialized(model, tensors)
+        large = {} if data else _streamed(model)
         draft = atomic.temporary_name(target)
         temporary.append(draft)
         with atomic.synced_file(draft) as file:
-            file.write(content)
+            write_inline(model, tensors, large, file)
         if check is not None:
             check(draft)
         stale = _stale_data(target, data)
@@ -166,6 +166,14 @@ def save(
 
 def _inlined(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
     return {value: lazy(tensor) for value, tensor in initialized_values(model) if isinstance(tensor, ir.ExternalTensor)}
+
+
+def _streamed(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
+    return {
+        value: tensor
+        for value, tensor in initialized_values(model)
+        if value.graph is model.graph and _goes_outside(tensor)
+    }
 
 
 def _write_data(

@@ -106,9 +106,50 @@ def serialized(model: ir.Model, tensors: Mapping[ir.Value, ir.TensorProtocol]) -
         ModelError: It does not fit into one message.
     """
     with tensors_replaced(tensors):
+        return _bytes(ir.serde.serialize_model(model))
+
+
+def serialized_parts(
+    model: ir.Model, tensors: Mapping[ir.Value, ir.TensorProtocol], apart: Mapping[ir.Value, ir.TensorProtocol]
+) -> tuple[bytes, bytes, list[bytes]]:
+    """``serialized`` in parts: the model without its graph, the graph, and each tensor of ``apart`` without data.
+
+    Raises:
+        ModelError: See ``serialized``.
+    """
+    empty = {
+        value: ir.ExternalTensor(
+            "",
+            None,
+            None,
+            t.dtype,
+            shape=ir.Shape(t.shape.numpy()),
+            name=value.name or "",
+            doc_string=t.doc_string,
+            metadata_props=dict(t.metadata_props),
+        )
+        for value, t in apart.items()
+    }
+    with tensors_replaced({**tensors, **empty}):
         proto = ir.serde.serialize_model(model)
+    names = {value.name for value in apart}
+    headers = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in names}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
+    for header in headers.values():
+        header.ClearField("external_data")
+        header.ClearField("data_location")
+    contents = [_bytes(headers[value.name or ""]) for value in apart]
+    graph = onnx.GraphProto()
+    graph.CopyFrom(proto.graph)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    proto.ClearField("graph")
+    return _bytes(proto), _bytes(graph), contents
+
+
+def _bytes(message: onnx.ModelProto | onnx.GraphProto | onnx.TensorProto) -> bytes:
     try:
-        return bytes(proto.SerializeToString(deterministic=True))
+        return bytes(message.SerializeToString(deterministic=True))
     except (EncodeError, ValueError) as error:
         raise ModelError(
             f"the model does not fit into one message of {PROTO_LIMIT:,} bytes: {error}. "
