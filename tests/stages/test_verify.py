@@ -52,16 +52,16 @@ def float_model() -> onnx.ModelProto:
     return named(build(FLOAT, weights))
 
 
-def quantized_model(*, scale: float = 1 / 32, text: str = QUANTIZED) -> onnx.ModelProto:
+def quantized_model(text: str = QUANTIZED, *, opset: int = 17, **more: np.ndarray) -> onnx.ModelProto:
     arrays = {one.name: onnx.numpy_helper.to_array(one) for one in float_model().graph.initializer}
     weights = {
         **{f"{name}q": np.rint(array * 127).astype(np.int8) for name, array in arrays.items()},
-        **{name: np.float32(value) for name, value in (("s", scale), ("ws", 1 / 127), ("rs", 1 / 32))},
+        **{name: np.float32(value) for name, value in (("s", 1 / 32), ("ws", 1 / 127), ("rs", 1 / 32))},
         "z": np.uint8(128),
         "rz": np.uint8(0),
         "wz": np.int8(0),
     }
-    return named(build(text, weights))
+    return named(build(text, weights | more, opset=opset))
 
 
 def plan_of(*kernels: tuple[str, str, Kernel]) -> Plan:
@@ -142,17 +142,56 @@ def test_kernels_are_those_of_the_optimized_graph(paths):
 
 
 @pytest.mark.parametrize(
-    ("edit", "opset", "kernel", "reason"),
+    ("old", "new", "planned", "reason"),
     [
-        (("Tanh (e)", "Tanh (e)"), 17, ("y", "Tanh"), "no integer kernel for Tanh"),
-        (("MatMul (hd, vd)", "Gemm (hd, vd)"), 17, ("second", "Gemm"), ""),
+        ("Tanh (e)", "Tanh (e)", ("y", "Tanh", Kernel.COMPUTE), "no integer kernel for Tanh"),
+        (
+            "y = Tanh (e)",
+            "c = Relu (e) y = Tanh (c)",
+            ("second", "MatMul", Kernel.COMPUTE),
+            "goes through Relu to float",
+        ),
+        ("y = Tanh (e)", "c = Relu (e) y = Tanh (c)", ("c", "Relu", Kernel.CLIPS), "no quantized range after it clips"),
+        (
+            "e = MatMul (hd, vd)",
+            "d = Add (hd, hd) t = Tanh (d) e = MatMul (t, vd)",
+            ("d", "Add", Kernel.COMPUTE),
+            "is read as float by Tanh",
+        ),
+        (
+            "h = MatMul (xd, wd)",
+            "n = Neg (xd) k = Transpose (n) j = MatMul (k, n) h = MatMul (n, j)",
+            ("first", "MatMul", Kernel.COMPUTE),
+            "none of its inputs",
+        ),
+        (
+            "e = MatMul (hd, vd)\n  y = Tanh (e)",
+            "e = Gemm (hd, vd) c = Relu (e) y = Tanh (c)",
+            ("second", "Gemm", Kernel.COMPUTE),
+            "first fused it with the activation",
+        ),
     ],
 )
-def test_what_stays_float_says_why(paths, tmp_path, edit, opset, kernel, reason):
-    path = saved(quantized_model(text=QUANTIZED.replace(*edit)), tmp_path)
-    (found,) = verify(paths[0], path, [], plan_of((*kernel, Kernel.COMPUTE))).kernels
+def test_what_stays_float_says_why(paths, tmp_path, old, new, planned, reason):
+    model = quantized_model(QUANTIZED.replace(old, new).replace("float[N, 8] x", "float[4, 8] x"))
+    (found,) = verify(paths[0], saved(model, tmp_path), [], plan_of(planned)).kernels
+    assert found.outcome is Outcome.FLOAT
     assert reason in found.reason
-    assert (found.outcome is Outcome.FLOAT) == bool(reason)
+
+
+def test_16_bit_activations_stay_float(paths, tmp_path):
+    text = QUANTIZED.replace("x, s, z", "x, s, z16").replace("xq, s, z", "xq, s, z16")
+    model = quantized_model(text, opset=21, z16=np.array(32768, np.uint16))
+    (found,) = verify(paths[0], saved(model, tmp_path), [], plan_of(("first", "MatMul", Kernel.COMPUTE))).kernels
+    assert found.reason == "16-bit types have no CPU kernel (uint16 x int8)"
+
+
+def test_a_bias_alone_is_added_in_float(paths, tmp_path):
+    text = QUANTIZED.replace("y = Tanh (e)", "t = Tanh (e) bd = DequantizeLinear (bq, ws, bz) y = Add (t, bd)")
+    model = quantized_model(text, bq=np.ones(4, np.int32), bz=np.array(0, np.int32))
+    plan = plan_of(("y", "Add", Kernel.COMPUTE))
+    (found,) = verify(paths[0], saved(model, tmp_path), [], plan).kernels
+    assert found.reason == "only its bias is quantized, and is added in float"
 
 
 def test_without_samples_the_result_is_only_loaded(paths):
@@ -203,14 +242,14 @@ def test_a_lost_output_is_an_error(paths, tmp_path):
 
 
 def test_another_shape_is_an_error(paths, tmp_path):
-    model = quantized_model(text=QUANTIZED.replace("keepdims = 0", "keepdims = 1").replace("int64[N]", "int64[N, 1]"))
+    model = quantized_model(QUANTIZED.replace("keepdims = 0", "keepdims = 1").replace("int64[N]", "int64[N, 1]"))
     with pytest.raises(VerificationError, match=r"'best'.* another shape .*: \(1, 1\) instead of \(1,\)"):
         verify(paths[0], saved(model, tmp_path), samples(), PLAN)
 
 
 def test_a_result_of_nan_is_flagged(paths, tmp_path):
     text = QUANTIZED.replace("y = Tanh (e)", "t = Tanh (e) u = Sub (t, t) y = Div (u, u)")
-    y = verify(paths[0], saved(quantized_model(text=text), tmp_path), samples(), PLAN, options=QUICK).outputs[0]
+    y = verify(paths[0], saved(quantized_model(text), tmp_path), samples(), PLAN, options=QUICK).outputs[0]
     assert (y.sqnr_db, y.broken) == (-math.inf, 24)
 
 

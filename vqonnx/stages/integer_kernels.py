@@ -73,7 +73,7 @@ def _hearts(nodes: Sequence[ir.Node], planned: Mapping[str, NodePlan]) -> dict[s
     """The node of the optimized graph that each planned node became; the exact name wins over a suffixed one."""
     found: dict[str, ir.Node] = {}
     for node in nodes:
-        name = node.name or ""
+        name = (node.name or "").removeprefix("fused ")
         if name in planned and _is_related(planned[name].op_type, node.op_type):
             found[name] = node
     for node in nodes:
@@ -85,7 +85,7 @@ def _hearts(nodes: Sequence[ir.Node], planned: Mapping[str, NodePlan]) -> dict[s
 
 def _owner(node: ir.Node, planned: Mapping[str, NodePlan]) -> str | None:
     """The longest planned name that the node's name continues after a separator, if the operators are related."""
-    name = node.name or ""
+    name = (node.name or "").removeprefix("fused ")  # so ORT calls a Conv or Gemm with its activation
     for end in range(len(name) - 1, 0, -1):
         start = name[:end]
         if name[end] in "_/:" and start in planned:
@@ -130,22 +130,45 @@ def _of_node(planned: NodePlan, node: ir.Node | None, codes: set[ir.Value]) -> N
 
 def _why_float(planned: NodePlan, node: ir.Node) -> str:
     """The first thing that keeps ONNX Runtime's CPU provider from an integer kernel."""
+    if planned.kernel is Kernel.CLIPS:
+        return "no quantized range after it clips as it does"
     if planned.kernel is Kernel.COMPUTE and planned.op_type not in _INTEGER_ON_CPU:
         return f"ONNX Runtime's CPU provider has no integer kernel for {planned.op_type}"
-    dequantizers = [value.producer() for value in node.inputs if value is not None]
-    sources = [maker for maker in dequantizers if maker is not None and maker.op_type == "DequantizeLinear"]
+    if node.op_type.startswith("Fused"):
+        return "ONNX Runtime first fused it with the activation after it, which nothing quantizes"
+    makers = [value.producer() for value in node.inputs if value is not None]
+    sources = [maker for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"]
     if not sources:
         return "none of its inputs is dequantized: a constant was folded, or another fusion came first"
-    types = [_code_type(maker.inputs[1 if len(maker.inputs) < 3 else 2]) for maker in sources]
+    return _why_not_fused(node, sources)
+
+
+def _why_not_fused(node: ir.Node, sources: Sequence[ir.Node]) -> str:
+    """The same for a node that reads from the DequantizeLinear nodes ``sources``."""
+    types = [_code_type(maker) for maker in sources]
     if any(kind.endswith("16") for kind in types):
         return f"16-bit types have no CPU kernel ({' x '.join(types)})"
-    readers = [reader for value in node.outputs for reader in value.consumers()]
-    if not readers or any(reader.op_type != "QuantizeLinear" for reader in readers):
-        others = sorted({reader.op_type for reader in readers} - {"QuantizeLinear"}) or ["the graph's output"]
-        return f"its output is read as float by {', '.join(others)}"
-    return f"ONNX Runtime did not fuse it ({' x '.join(types)})"
+    if types == ["int32"]:
+        return "only its bias is quantized, and is added in float"
+    return _float_reader(node) or f"ONNX Runtime did not fuse it ({' x '.join(types)})"
 
 
-def _code_type(zero_point: ir.Value | None) -> str:
-    tensor = None if zero_point is None else zero_point.const_value
-    return "uint8" if tensor is None else tensor.dtype.name.lower()
+def _float_reader(node: ir.Node) -> str:
+    """What reads the node's output as float, where that hinders; empty if nothing does.
+
+    MatMul and Gemm may give float numbers, except through a Relu or Clip: ORT looks behind it for a QuantizeLinear,
+    and gives up without one.
+    """
+    readers = [reader.op_type for value in node.outputs for reader in value.consumers()]
+    others = sorted(set(readers) - {"QuantizeLinear"})
+    if node.op_type in ("MatMul", "Gemm"):
+        return f"its output goes through {readers[0]} to float readers" if readers in (["Relu"], ["Clip"]) else ""
+    if others or not readers:
+        return f"its output is read as float by {', '.join(others) or 'the caller'}"
+    return ""
+
+
+def _code_type(dequantizer: ir.Node) -> str:
+    """The type of the codes that it reads: its zero point's, else its constant's; ONNX's default is uint8."""
+    tensors = [value.const_value for value in reversed(dequantizer.inputs[::2]) if value is not None]
+    return next((tensor.dtype.name.lower() for tensor in tensors if tensor is not None), "uint8")
