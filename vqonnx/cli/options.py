@@ -14,6 +14,7 @@ class Method(StrEnum):
     """How the range of an activation is chosen; the values of ``vqonnx.core.spec.RangeMethod``."""
 
     MIN_MAX = "minmax"
+    MEAN = "mean"
     MOVING_AVERAGE = "moving-average"
     PERCENTILE = "percentile"
     ENTROPY = "entropy"
@@ -39,7 +40,7 @@ Target = Annotated[
 ]
 MethodOption = Annotated[
     Method | None,
-    typer.Option("--method", help="How ranges follow from the samples. Default: mse, the least squared error."),
+    typer.Option("--method", help="How the ranges of activations follow from the samples. By default vqonnx chooses."),
 ]
 Exclude = Annotated[
     list[str] | None,
