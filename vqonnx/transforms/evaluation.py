@@ -61,7 +61,7 @@ def _axes(node: ir.Node, name: str) -> Ints | None:
 
 
 def _view(tensor: ir.TensorProtocol, shape: Ints) -> Outcome | None:
-    if math.prod(shape) != tensor.size:
+    if math.prod(shape) != tensor.size or any(size < 0 for size in shape):
         return None
     return Outcome(tensor.dtype, shape, lambda: tensor.numpy().reshape(shape), tensor)
 
@@ -81,10 +81,11 @@ def _reshape(node: ir.Node) -> Outcome | None:
     tensor, wanted = _input(node, 0), _axes(node, "shape")
     if tensor is None or wanted is None:
         return None
-    old = _shape(tensor)
-    shape = list(wanted)
+    old, shape = _shape(tensor), list(wanted)
     if not int_attribute(node, "allowzero", 0):
-        shape = [old[axis] if size == 0 and axis < len(old) else size for axis, size in enumerate(shape)]
+        if 0 in shape[len(old) :]:
+            return None
+        shape = [old[axis] if size == 0 else size for axis, size in enumerate(shape)]
     if -1 in shape:
         rest = math.prod(size for size in shape if size != -1)
         if rest == 0:
@@ -202,6 +203,8 @@ def _constant_of_shape(node: ir.Node) -> Outcome | None:
     if array is None:
         return None
     shape = tuple(int(size) for size in array.reshape(-1))
+    if any(size < 0 for size in shape):
+        return None
     attribute = node.attributes.get("value")
     if attribute is None:
         return Outcome(ir.DataType.FLOAT, shape, lambda: np.zeros(shape, dtype=np.float32))

@@ -14,8 +14,8 @@ def inline_functions(model: ir.Model) -> int:
     """Replace calls of model-local functions by their bodies; return how many functions went.
 
     A function stays when its domain is one of ONNX Runtime's own, whose kernels are faster than the body,
-    when it takes bodies as attributes, or when it was written for other opsets than the model. So call this before the opset is raised. Names are
-    made unique in the graph that calls, not in the model.
+    when bodies are among the attributes of a call, or when it was written for other opsets than the model. So
+    call this before the opset is raised. Names are made unique in the graph that calls, not in the model.
 
     Raises:
         ModelError: Functions call each other in a circle.
