@@ -11,6 +11,7 @@ from typing import Literal
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
 from vqonnx.core.target import Target
+from vqonnx.drafting import StaticJob
 from vqonnx.errors import OptionError
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
@@ -23,7 +24,7 @@ from vqonnx.report.figures import Level
 from vqonnx.report.model import Report
 from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import prepare
-from vqonnx.static import StaticJob, quantize_file
+from vqonnx.static import quantize_file
 
 _LEVELS = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
 _CORRECTION = {"auto": None, "on": True, "off": False, True: True, False: False}

@@ -19,6 +19,7 @@ class RangeMethod(Enum):
     """How the real range of an activation is chosen from what was observed (see ``kernels/ranges.py``)."""
 
     MIN_MAX = "minmax"
+    MEAN = "mean"
     MOVING_AVERAGE = "moving-average"
     PERCENTILE = "percentile"
     ENTROPY = "entropy"

@@ -31,8 +31,8 @@ class OpSupport:
         float_output: Whether the integer kernel can also give a float output, so that nothing is lost after.
         same_scale: Whether inputs and outputs must share one scale (Concat on some devices, MaxPool).
         output_bounds: Range of the output that follows from the operator (Softmax, Sigmoid: 0..1).
-        heavy_from: Products an output element must add up to be worth a conversion of its inputs; an operator
-            that never is (Add, pools) becomes integer only where its neighbours are.
+        heavy_from: Products that an output element must add up to be worth a conversion of its inputs; with fewer, or
+            None (Add, pools), the operator becomes integer only where its neighbours are.
         opset: First default-domain opset whose form of the operator the kernel takes.
     """
 

@@ -14,7 +14,8 @@ from vqonnx.quantizers.types import QuantType
 from vqonnx.runtime.machine import cpu_target_name
 from vqonnx.targets.registry import get_target
 
-DEFAULT_METHOD = RangeMethod.MSE
+DEFAULT_METHODS = (RangeMethod.MSE, RangeMethod.MEAN)
+"""Neither is best on all models, so that both are tried where held-back samples can tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,8 @@ class QuantizerOptions:
 
     Attributes:
         target: The device.
-        rules: What shapes the plan.
+        rules: What shapes the plan; ``rules.method`` is the first of ``methods``.
+        methods: The range methods to try.
         ranges: How ranges become parameters.
         moving_average: Weight of a new sample in a moving average.
         grow_weight_scale: Grow a weight's scale where the bias would not fit int32.
@@ -33,6 +35,7 @@ class QuantizerOptions:
 
     target: Target
     rules: PlanRules
+    methods: tuple[RangeMethod, ...] = DEFAULT_METHODS
     ranges: RangeRules = RangeRules()  # noqa: RUF009 - frozen
     moving_average: float = 0.01
     grow_weight_scale: bool = True
@@ -61,13 +64,14 @@ class QuantizerOptions:
         """
         extra = parse_extra_options(extra_options)
         device = resolve_target(extra.target if extra.target is not None else target)
+        methods = _methods(method, extra)
         rules = PlanRules(
             activation=_activation_spec(device, activation_type, extra),
             weight=_weight_spec(device, weight_type, reduce_range, extra),
             per_channel=device.per_channel if per_channel is None else per_channel,
             quantize_bias=device.bias and extra.quantize_bias,
             dynamic_matmul=not extra.mat_mul_const_b_only,
-            method=_method(method, extra),
+            method=methods[0],
             selection=Selection(
                 nodes=tuple(nodes_to_quantize or ()),
                 exclude=tuple(nodes_to_exclude or ()),
@@ -84,6 +88,7 @@ class QuantizerOptions:
         return cls(
             target=device,
             rules=rules,
+            methods=methods,
             ranges=ranges,
             moving_average=extra.calib_moving_average_constant,
             grow_weight_scale=not extra.qdq_disable_weight_adjust_for_int32_bias,
@@ -99,10 +104,10 @@ def resolve_target(target: Target | str) -> Target:
     return get_target(cpu_target_name() if target == "cpu" else target)
 
 
-def _method(method: RangeMethod | None, extra: ExtraOptions) -> RangeMethod:
+def _methods(method: RangeMethod | None, extra: ExtraOptions) -> tuple[RangeMethod, ...]:
     if extra.calib_moving_average and method in (None, RangeMethod.MIN_MAX):
-        return RangeMethod.MOVING_AVERAGE
-    return method or DEFAULT_METHOD
+        return (RangeMethod.MOVING_AVERAGE,)
+    return DEFAULT_METHODS if method is None else (method,)
 
 
 def _activation_spec(target: Target, asked: object, extra: ExtraOptions) -> QuantSpec:

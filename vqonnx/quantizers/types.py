@@ -73,7 +73,8 @@ class QuantizationMode(_Named):
 class CalibrationMethod(_Named):
     """How the range of an activation is chosen.
 
-    ``MSE`` and ``MovingAverage`` are vqonnx's; the others are named as in onnxruntime.quantization.
+    ``MSE`` (least squared error), ``MovingAverage`` and ``Mean`` (ends of an average sample) are vqonnx's; the others
+    are named as in onnxruntime.quantization.
     """
 
     MinMax = 0
@@ -82,6 +83,7 @@ class CalibrationMethod(_Named):
     Distribution = 3
     MSE = 4
     MovingAverage = 5
+    Mean = 6
 
     @property
     def method(self) -> RangeMethod:
@@ -93,4 +95,5 @@ class CalibrationMethod(_Named):
             "Distribution": RangeMethod.DISTRIBUTION,
             "MSE": RangeMethod.MSE,
             "MovingAverage": RangeMethod.MOVING_AVERAGE,
+            "Mean": RangeMethod.MEAN,
         }[self.name]

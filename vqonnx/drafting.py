@@ -1,0 +1,230 @@
+"""From a prepared model to the draft that is worth writing: candidates, the guard, and bias correction."""
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from vqonnx.calibration.samples import Samples
+from vqonnx.calibration.statistics import Statistic
+from vqonnx.calibration.statistics.moving_average import MovingAverage
+from vqonnx.calibration.statistics.profile import Profile
+from vqonnx.clock import Clock
+from vqonnx.core.plan import Plan
+from vqonnx.core.solution import Solutions
+from vqonnx.core.spec import RangeMethod
+from vqonnx.progress import Progress, silent
+from vqonnx.quantizers.base import BaseQuantizer
+from vqonnx.quantizers.options import QuantizerOptions
+from vqonnx.report.figures import Level, OutputFigures
+from vqonnx.report.model import BiasCorrection, GuardAction
+from vqonnx.stages.compare import compare, compare_tensors
+from vqonnx.stages.correct import correct, correctable
+from vqonnx.stages.emit import emit
+from vqonnx.stages.guard import collapsing_nodes, failing, noisiest_nodes
+from vqonnx.stages.observe import ObserveOptions, observe
+from vqonnx.stages.plan import make_plan
+from vqonnx.stages.prepare import Prepared
+
+_GUARD_ROUNDS = 8
+_TRIAL_SAMPLES = 16
+"""Held-back samples that decide between drafts; verification uses all."""
+_CORRECTION_SAMPLES = 32
+"""Calibration samples that biases are corrected on: means need fewer than ranges."""
+_BLAME_SAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticJob:
+    """What ``quantize_static`` was asked for, besides model, output and samples.
+
+    Attributes:
+        make: Makes the quantizer of a prepared model.
+        options: The quantizer's options.
+        guard: Whether what would collapse goes back to float.
+        correct_bias: True, False, or None: where it helps on held-back samples.
+        min_sqnr_db: An output below this counts as collapsed.
+        level: How far the result is verified.
+        providers: Execution providers of all sessions.
+        executor: Runs calibration samples in its threads or processes.
+        cache: File that keeps the statistics.
+        external: Write tensors into a data file; None: when one file does not hold them.
+        progress: Told how far each stage is.
+    """
+
+    make: Callable[[ir.Model], BaseQuantizer]
+    options: QuantizerOptions
+    guard: bool = True
+    correct_bias: bool | None = None
+    min_sqnr_db: float = 10.0
+    level: Level = Level.COMPARED
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    executor: Executor | None = None
+    cache: Path | None = None
+    external: bool | None = None
+    progress: Progress = silent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Draft:
+    """A quantized model before it is written.
+
+    Attributes:
+        method: How the ranges of its activations were chosen.
+        plan: Its plan.
+        solutions: Its numbers.
+        guard: What the guard did, in order.
+        correction: What bias correction did; None if it was not tried.
+        figures: Its outputs against float on held-back samples; empty if not compared.
+    """
+
+    method: RangeMethod
+    plan: Plan
+    solutions: Solutions
+    guard: tuple[GuardAction, ...] = ()
+    correction: BiasCorrection | None = None
+    figures: tuple[OutputFigures, ...] = ()
+
+    @property
+    def worst_db(self) -> float:
+        """SQNR of the worst float output, in dB; inf where there is none."""
+        return min((f.sqnr_db for f in self.figures if f.sqnr_db is not None), default=math.inf)
+
+    @property
+    def floats(self) -> dict[str, str]:
+        """The nodes that the guard left float, with its reasons."""
+        return {action.subject: action.reason for action in self.guard}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drafting:
+    """Makes drafts of one prepared model; each method takes one and returns another.
+
+    Attributes:
+        prepared: The float model.
+        samples: Those that calibrate, and those held back.
+        job: What was asked for.
+        clock: Takes the time.
+        statistics: What was observed so far, by tensor.
+    """
+
+    prepared: Prepared
+    samples: Samples
+    job: StaticJob
+    clock: Clock
+    statistics: dict[str, Statistic] = field(default_factory=dict)
+
+    def best(self) -> Draft:
+        """The best draft of all range methods, without collapsed outputs if the guard can help it."""
+        draft = max((self._finished(method) for method in self.job.options.methods), key=lambda one: one.worst_db)
+        return self._rescued(draft) if self.job.guard else draft
+
+    def quantizer(self, plan: Plan) -> BaseQuantizer:
+        """The user's quantizer, with the plan and what was observed."""
+        quantizer = self.job.make(self.prepared.model)
+        quantizer.plan, quantizer.tensors_range = plan, dict(self.statistics)
+        return quantizer
+
+    def _finished(self, method: RangeMethod) -> Draft:
+        draft = self._drafted(method, {})
+        if self.job.guard:
+            draft = self._without_collapse(draft)
+        return self._corrected(self._compared(draft))
+
+    def _drafted(self, method: RangeMethod, floats: Mapping[str, str]) -> Draft:
+        """Plan with some nodes left float, observe what is not known yet, and solve."""
+        with self.clock.stage("plan"):
+            rules = replace(self.job.options.rules, method=method, floats=floats)
+            plan = make_plan(self.prepared.model, self.job.options.target, rules, self.prepared.folded)
+        with self.clock.stage("observe"):
+            self._observe(plan)
+        with self.clock.stage("solve"):
+            return Draft(method=method, plan=plan, solutions=self.quantizer(plan).solve())
+
+    def _observe(self, plan: Plan) -> None:
+        wanted = {
+            tensor.tensor: self._statistic(tensor.method)
+            for tensor in plan.activations()
+            if tensor.method is not None and tensor.tensor not in self.statistics
+        }
+        if not wanted:
+            return
+        options = ObserveOptions(
+            providers=self.job.providers,
+            executor=self.job.executor,
+            progress=self.job.progress,
+            cache=self.job.cache if not self.statistics else None,  # a later round needs few tensors, if any
+        )
+        observed = observe(self.prepared.model, wanted, self.samples.calibration, options)
+        self.statistics.update(observed.tensors)
+
+    def _statistic(self, method: RangeMethod) -> RangeMethod | Statistic:
+        """What serves the method, and the others that are tried too."""
+        if len(self.job.options.methods) > 1:
+            return Profile()
+        if method is RangeMethod.MOVING_AVERAGE:
+            return MovingAverage(rate=self.job.options.moving_average)
+        return method
+
+    def _emitted(self, draft: Draft) -> ir.Model:
+        return emit(self.prepared.model, draft.plan, draft.solutions, contrib=self.job.options.contrib)
+
+    def _compared(self, draft: Draft) -> Draft:
+        """The draft with its figures on held-back samples."""
+        with self.clock.stage("compare"):
+            samples = self.samples.held_back[:_TRIAL_SAMPLES]
+            figures = compare(self.prepared.model, self._emitted(draft), samples, providers=self.job.providers)
+            return replace(draft, figures=figures)
+
+    def _without_collapse(self, draft: Draft) -> Draft:
+        """The draft without the nodes whose tensors the histograms show to collapse."""
+        for _ in range(_GUARD_ROUNDS):
+            found = collapsing_nodes(draft.plan, draft.solutions, self.statistics)
+            if not found:
+                break
+            actions = [GuardAction(subject=node, action="kept float", reason=why) for node, why in found.items()]
+            without = self._drafted(draft.method, draft.floats | found)
+            draft = replace(without, guard=(*draft.guard, *actions))
+        return draft
+
+    def _corrected(self, draft: Draft) -> Draft:
+        """The draft with corrected biases, if they help on held-back samples or were asked for."""
+        layers = correctable(self.prepared.model, draft.plan)
+        if self.job.correct_bias is False or not layers:
+            return draft
+        with self.clock.stage("correct"):
+            count = len(self.samples.calibration)
+            samples = self.samples.calibration[:: -(-count // _CORRECTION_SAMPLES)]
+            solutions = correct(self.prepared.model, draft.plan, draft.solutions, samples, progress=self.job.progress)
+        better = self._compared(replace(draft, solutions=solutions))
+        kept = self.job.correct_bias is True or better.worst_db >= draft.worst_db
+        correction = BiasCorrection(
+            method="empirical, layer after layer",
+            kept=kept,
+            before_db=draft.worst_db,
+            after_db=better.worst_db,
+            corrected=len(layers),
+        )
+        return replace(better if kept else draft, correction=correction)
+
+    def _rescued(self, draft: Draft) -> Draft:
+        """The draft with its noisiest nodes back in float, twice as many each round, until no output collapses."""
+        count = 1
+        for _ in range(_GUARD_ROUNDS):
+            if not failing(draft.figures, self.job.min_sqnr_db) or not draft.plan.nodes:
+                break
+            samples = self.samples.held_back[:_BLAME_SAMPLES]
+            figures = compare_tensors(self.prepared.model, self._emitted(draft), samples)
+            found = noisiest_nodes(self.prepared.model, draft.plan, figures, count)
+            better = self._corrected(self._compared(self._drafted(draft.method, draft.floats | found)))
+            actions = [
+                GuardAction(
+                    subject=node, action="kept float", reason=why, before_db=draft.worst_db, after_db=better.worst_db
+                )
+                for node, why in found.items()
+            ]
+            draft, count = replace(better, guard=(*draft.guard, *actions)), 2 * count
+        return draft
