@@ -86,7 +86,7 @@ def test_contradicting_types_are_told_and_not_an_error(monkeypatch):
     def contradict(*_, **__):
         raise onnx.shape_inference.InferenceError("int64 is not float")
 
-    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", contradict)
+    monkeypatch.setattr("onnx.shape_inference.infer_shapes", contradict)
     notes = infer_shapes(load(build("g (float[2] x) => (float[2] y) { a = Relu (x) y = Neg (a) }")))
     assert any("int64 is not float" in failure for failure in notes.failures)
     assert (notes.untyped, notes.unshaped) == ((), ()), "ONNX Runtime knew"

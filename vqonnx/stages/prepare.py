@@ -86,8 +86,8 @@ def prepare(
     ensure_unique_names(model)  # bodies of functions are named by the graph that calls them alone
     infer_shapes(model)
     counts |= _repeat(model, _with_option(passes, requantize))
-    counts["duplicate constants merged"] = merge_duplicate_initializers(model)
     counts["dead nodes removed"] = remove_dead(model)
+    counts["duplicate constants merged"] = merge_duplicate_initializers(model)
     ensure_unique_names(model)
     open_ends = infer_shapes(model)
     return Prepared(

@@ -31,16 +31,18 @@ class ShapeNotes:
 def infer_shapes(model: ir.Model) -> ShapeNotes:
     """Fill in missing types and shapes, in place; what is stated stays. A step that fails is told in the result.
 
-    First ONNX's inference; then, while gaps are left, ONNX Runtime's symbolic inference, and what ONNX Runtime
+    While there are gaps: ONNX's inference, then ONNX Runtime's symbolic inference, then what ONNX Runtime
     says of the open values when it loads the model. It knows contrib and registered custom operators, but
     cannot be asked for values inside bodies.
     """
     failures = []
-    for step in (infer_missing, _infer_symbolic, _ask_runtime):
+    for step, name in _STEPS:
+        if not _has_gaps(model):
+            break
         try:
             step(model)
         except (DependencyError, ModelError, VerificationError) as error:
-            failures.append(f"{_STEPS[step]}: {error}")
+            failures.append(f"{name}: {error}")
     untyped = tuple(value.name or "" for value in _values(model) if value.type is None)
     unshaped = tuple(value.name or "" for value in _values(model) if _lacks_shape(value))
     return ShapeNotes(tuple(failures), untyped, unshaped)
@@ -49,6 +51,10 @@ def infer_shapes(model: ir.Model) -> ShapeNotes:
 def _values(model: ir.Model) -> Iterator[ir.Value]:
     """All values but those in functions, whose types depend on the call."""
     return (value for graph in nested_graphs(model.graph) for value in graph_values(graph))
+
+
+def _has_gaps(model: ir.Model) -> bool:
+    return any(value.type is None or _lacks_shape(value) for value in _values(model))
 
 
 def _ask_runtime(model: ir.Model) -> None:
@@ -78,15 +84,10 @@ def _lacks_shape(value: ir.Value) -> bool:
     return isinstance(value.type, ir.TensorType) and value.shape is None
 
 
-def _infer_symbolic(model: ir.Model) -> None:
-    if any(value.type is None or _lacks_shape(value) for value in _values(model)):
-        infer_symbolic(model)
-
-
-_STEPS = {
-    _infer_symbolic: "symbolic shape inference",
-    infer_missing: "ONNX's shape inference",
-    _ask_runtime: "types from ONNX Runtime",
-}
+_STEPS = (
+    (infer_missing, "ONNX's shape inference"),
+    (infer_symbolic, "symbolic shape inference"),
+    (_ask_runtime, "types from ONNX Runtime"),
+)
 _RUNTIME_TYPES = {kind.name.lower(): kind for kind in ir.DataType}
 """ORT writes element types as ONNX does, in lower case."""

@@ -3,6 +3,8 @@
 import importlib
 
 import onnx
+import onnx.checker
+import onnx.shape_inference
 import onnx_ir as ir
 
 from vqonnx.errors import ModelError
@@ -16,7 +18,8 @@ _STATED_BELOW = 1 << 10
 # The tool asserts what it does not know, and trips over what it has not met.
 _ITS_FAILURES = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError),
-    *(OSError, RuntimeError, TypeError, ValueError, onnx.checker.ValidationError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+    *(onnx.checker.ValidationError, onnx.shape_inference.InferenceError),
 )
 
 
