@@ -1,6 +1,7 @@
 """Scales and shifts after Conv, ConvTranspose and Gemm move into weight and bias, and outputs stay."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -220,3 +221,17 @@ def test_a_vector_is_found_exactly_where_broadcasting_is_per_channel(shape, rank
         aligned = vector.reshape(1, channels, *[1] * (rank - 2))
         np.testing.assert_array_equal(tensor * numbers, tensor * aligned)
         assert (tensor * numbers).shape == tensor.shape
+
+
+def test_bfloat16_weights_are_folded_in_their_own_type():
+    model = load(build(CONV % BN, {"w": normal(8, 4, 3, 3), **norm(8)}))
+    expected = load(build(CONV % BN, {"w": normal(8, 4, 3, 3), **norm(8)}))
+    bfloat16 = ir.DataType.BFLOAT16
+    for name, value in model.graph.initializers.items():
+        numbers = constant(value).astype(bfloat16.numpy())
+        value.const_value, value.type = ir.Tensor(numbers, name=name), ir.TensorType(bfloat16)
+        expected.graph.initializers[name].const_value = ir.Tensor(numbers.astype(np.float32), name=name)
+    assert (fold_batch_norms(model), fold_batch_norms(expected)) == (1, 1)
+    for found, exact in zip(model.graph[0].inputs[1:], expected.graph[0].inputs[1:], strict=True):
+        assert found.const_value.dtype == bfloat16
+        np.testing.assert_allclose(constant(found).astype(np.float32), constant(exact), rtol=2**-8)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from vqonnx.graph.edit import replace_uses
 from vqonnx.graph.names import NameAllocator
+from vqonnx.transforms.constants import LAZY_ABOVE
 
 _SAMPLE = 64
 _DIGEST_BYTES = 32
@@ -18,8 +19,8 @@ def merge_duplicate_initializers(model: ir.Model) -> int:
     """Let readers of equal initializers of the main graph share the first one; return how many went.
 
     Equal means: same type, same shape, same bytes. Most tensors are told apart by type, shape and a few of
-    their bytes, so that a large model is not read through. Inputs, outputs and strings are left alone. (The
-    passes of onnx_ir 1.1 keep or hash every tensor.)
+    their bytes, so that a large model is not read through. Inputs, outputs, strings and large tensors that are
+    computed at each use are left alone. (The passes of onnx_ir 1.1 keep or hash every tensor.)
     """
     names = NameAllocator.of(model)
     groups: list[list[ir.Value]] = [[value for value in model.graph.initializers.values() if _is_mergeable(value)]]
@@ -35,8 +36,10 @@ def merge_duplicate_initializers(model: ir.Model) -> int:
 
 def _is_mergeable(value: ir.Value) -> bool:
     tensor = value.const_value
-    exposed = value.is_graph_input() or value.is_graph_output()
-    return tensor is not None and tensor.dtype != ir.DataType.STRING and not exposed
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return False
+    computed = isinstance(tensor, ir.LazyTensor) and tensor.nbytes > LAZY_ABOVE
+    return not (computed or value.is_graph_input() or value.is_graph_output())
 
 
 def _split(values: Iterable[ir.Value], key: Callable[[ir.Value], Hashable]) -> Iterable[list[ir.Value]]:
