@@ -4,12 +4,13 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from models.build import build
 from models.registry import load as load_cases
 from vqonnx.errors import OptionError
-from vqonnx.graph.io import load
+from vqonnx.graph.io import load, save
 from vqonnx.graph.walk import nested_graphs, nodes, values
 from vqonnx.runtime.session import open_session
 from vqonnx.stages.prepare import prepare
@@ -125,6 +126,22 @@ def test_passes_can_be_chosen():
     assert "BatchNormalization" in {node.op_type for node in model.graph}
 
 
+def test_weights_that_stay_are_not_read(tmp_path, monkeypatch):
+    text = """g (float[2, 64] x) => (float[2, 64] y) {
+        a = MatMul (x, w1) b = Add (a, k) c = Gemm <transB = 1> (b, w2, k) d = Relu (c) t = Transpose (w3)
+        e = MatMul (d, t) f = Reshape (w4, shape) y = Gemm (e, f) }"""
+    weights = {f"w{k}": normal(64, 64) + k for k in range(1, 5)}
+    weights |= {"k": normal(64), "shape": np.int64([64, 64])}
+    save(load(build(text, weights)), tmp_path / "m.onnx", external=True)
+    model = load(tmp_path / "m.onnx")
+    read = []
+    numpy = ir.ExternalTensor.numpy
+    monkeypatch.setattr(ir.ExternalTensor, "numpy", lambda self: read.append(self.name) or numpy(self))
+    monkeypatch.setattr("vqonnx.transforms.duplicates._sampled", lambda value: value.name)
+    prepare(model)
+    assert read == ["w3"]
+
+
 def wide(count: int) -> onnx.ModelProto:
     """``count`` times Identity -> Conv -> BatchNormalization, each with weights of its own."""
     text = " ".join(
@@ -139,8 +156,6 @@ def wide(count: int) -> onnx.ModelProto:
 
 def test_work_grows_in_line_with_the_model(monkeypatch):
     """Counted, not timed: how often the uses of a value are asked for, the step that all passes share."""
-    import onnx_ir as ir
-
     asked = Counter()
     uses = ir.Value.uses
     counts = []

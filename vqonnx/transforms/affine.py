@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vqonnx.graph.facts import float_attribute, int_attribute
+from vqonnx.graph.walk import constant_tensor
 from vqonnx.transforms.weights import F64, float_constant
 
 
@@ -69,6 +70,9 @@ def arithmetic(node: ir.Node, index: int, layout: Layout) -> Affine | None:
     """
     form = _FORMS.get((node.op_type, index))
     if form is None or node.domain or len(node.inputs) != 2:
+        return None
+    tensor = constant_tensor(node.inputs[1 - index])
+    if tensor is None or tensor.size > layout.channels:  # a large one is not read only to be refused
         return None
     numbers = float_constant(node.inputs[1 - index])
     vector = None if numbers is None else per_channel(numbers, layout)

@@ -37,7 +37,8 @@ class _Projection:
 
 
 def _fold(node: ir.Node, index: int, producer: ir.Node, names: NameAllocator) -> bool:
-    projection = _projection(producer)
+    # Looked at first: to form a projection is to read its weight.
+    projection = _projection(producer) if node.op_type == "BatchNormalization" else None
     if projection is None:
         return False
     affine = batch_norm(node, index, Layout(rank=2, axis=1, channels=projection.weight.shape[1]))

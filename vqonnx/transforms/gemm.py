@@ -33,8 +33,10 @@ def _normalize(node: ir.Node, names: NameAllocator) -> bool:
 
 def _fold_alpha(node: ir.Node, names: NameAllocator) -> bool:
     alpha = float_attribute(node, "alpha", 1.0)
+    if alpha == 1.0:
+        return False
     weight, tensor = float_constant(node.inputs[1]), constant_tensor(node.inputs[1])
-    if alpha == 1.0 or weight is None or tensor is None:
+    if weight is None or tensor is None:
         return False
     scaled = stored(alpha * weight, tensor.dtype)
     if scaled is None:
