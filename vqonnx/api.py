@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
 from vqonnx.core.target import Target
-from vqonnx.drafting import StaticJob
-from vqonnx.errors import OptionError
+from vqonnx.drafting import Correction, StaticJob
+from vqonnx.errors import OptionError, nearest
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress
@@ -26,8 +26,14 @@ from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import prepare
 from vqonnx.static import quantize_file
 
-_LEVELS = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
-_CORRECTION = {"auto": None, "on": True, "off": False, True: True, False: False}
+T = TypeVar("T")
+
+_LEVELS: Mapping[object, Level] = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
+_CORRECTION: Mapping[object, Correction] = {
+    **{c.value: c for c in Correction},
+    True: Correction.ON,
+    False: Correction.OFF,
+}
 
 
 def quantize_static(
@@ -50,7 +56,7 @@ def quantize_static(
     *,
     target: Target | str | None = None,
     guard: bool = True,
-    bias_correction: Literal["auto", "on", "off"] | bool = "auto",
+    bias_correction: Literal["auto", "on", "fast", "off"] | bool = "auto",
     min_sqnr_db: float = 10.0,
     verify: bool | Literal["checker"] = True,
     quantizer: type[QDQQuantizer] = QDQQuantizer,
@@ -82,7 +88,8 @@ def quantize_static(
         calibration_cache_path: File that keeps the statistics; an interrupted run resumes from it.
         target: The device: a name (``vqonnx targets`` lists them), or a ``Target``; this machine's CPU by default.
         guard: Leave float what would collapse, and say so in the report.
-        bias_correction: "auto" keeps it where it helps on held-back samples.
+        bias_correction: "auto" measures the shifted means layer after layer and keeps the correction where it helps on
+            held-back samples; "on" keeps it always; "fast" computes it from the means of the inputs; or "off".
         min_sqnr_db: An output below this counts as collapsed.
         verify: True compares with the float model; False only loads the result; "checker" writes what no present
             provider can run.
@@ -139,9 +146,9 @@ def quantize_static(
             make=make,
             options=options,
             guard=guard,
-            correct_bias=_CORRECTION[bias_correction],
+            correction=_chosen(_CORRECTION, bias_correction, "bias_correction"),
             min_sqnr_db=min_sqnr_db,
-            level=_LEVELS[verify],
+            level=_chosen(_LEVELS, verify, "verify"),
             providers=tuple(calibration_providers or ("CPUExecutionProvider",)),
             executor=executor,
             cache=Path(calibration_cache_path) if calibration_cache_path is not None else None,
@@ -149,6 +156,15 @@ def quantize_static(
             progress=progress if progress is not None else stack.enter_context(terminal_progress()),
         )
         return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
+
+
+def _chosen(table: Mapping[object, T], value: object, option: str) -> T:
+    if value not in table:
+        known = ", ".join(map(repr, table))
+        raise OptionError(
+            f"{option}: {value!r} is none of {known}{nearest(str(value), map(str, table))}.", option=option
+        )
+    return table[value]
 
 
 def plan(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 
 import onnx_ir as ir
@@ -23,6 +24,7 @@ from vqonnx.report.figures import Level, OutputFigures
 from vqonnx.report.model import BiasCorrection, GuardAction
 from vqonnx.stages.compare import compare, compare_tensors
 from vqonnx.stages.correct import correct, correctable
+from vqonnx.stages.correct_fast import correct_fast
 from vqonnx.stages.emit import emit
 from vqonnx.stages.guard import collapsing_nodes, failing, noisiest_nodes
 from vqonnx.stages.observe import ObserveOptions, observe
@@ -37,6 +39,15 @@ _CORRECTION_SAMPLES = 32
 _BLAME_SAMPLES = 4
 
 
+class Correction(Enum):
+    """How biases are corrected."""
+
+    AUTO = "auto"
+    ON = "on"
+    FAST = "fast"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticJob:
     """What ``quantize_static`` was asked for, besides model, output and samples.
@@ -45,7 +56,7 @@ class StaticJob:
         make: Makes the quantizer of a prepared model.
         options: The quantizer's options.
         guard: Whether what would collapse goes back to float.
-        correct_bias: True, False, or None: where it helps on held-back samples.
+        correction: How biases are corrected; AUTO measures, and keeps the result where it helps on held-back samples.
         min_sqnr_db: An output below this counts as collapsed.
         level: How far the result is verified.
         providers: Execution providers of all sessions.
@@ -58,7 +69,7 @@ class StaticJob:
     make: Callable[[ir.Model], BaseQuantizer]
     options: QuantizerOptions
     guard: bool = True
-    correct_bias: bool | None = None
+    correction: Correction = Correction.AUTO
     min_sqnr_db: float = 10.0
     level: Level = Level.COMPARED
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -193,22 +204,27 @@ class Drafting:
     def _corrected(self, draft: Draft) -> Draft:
         """The draft with corrected biases, if they help on held-back samples or were asked for."""
         layers = correctable(self.prepared.model, draft.plan)
-        if self.job.correct_bias is False or not layers:
+        if self.job.correction is Correction.OFF or not layers:
             return draft
         with self.clock.stage("correct"):
-            count = len(self.samples.calibration)
-            samples = self.samples.calibration[:: -(-count // _CORRECTION_SAMPLES)]
-            solutions = correct(self.prepared.model, draft.plan, draft.solutions, samples, progress=self.job.progress)
+            solutions = self._with_correct_means(draft)
         better = self._compared(replace(draft, solutions=solutions))
-        kept = self.job.correct_bias is True or better.worst_db >= draft.worst_db
+        kept = self.job.correction is not Correction.AUTO or better.worst_db >= draft.worst_db
         correction = BiasCorrection(
-            method="empirical, layer after layer",
+            method="from input means" if self.job.correction is Correction.FAST else "measured, layer after layer",
             kept=kept,
             before_db=draft.worst_db,
             after_db=better.worst_db,
             corrected=len(layers),
         )
         return replace(better if kept else draft, correction=correction)
+
+    def _with_correct_means(self, draft: Draft) -> Solutions:
+        model, count = self.prepared.model, len(self.samples.calibration)
+        samples = self.samples.calibration[:: -(-count // _CORRECTION_SAMPLES)]
+        if self.job.correction is Correction.FAST:
+            return correct_fast(model, draft.plan, draft.solutions, samples)
+        return correct(model, draft.plan, draft.solutions, samples, progress=self.job.progress)
 
     def _rescued(self, draft: Draft) -> Draft:
         """The draft with its noisiest nodes back in float, twice as many each round, until no output collapses."""

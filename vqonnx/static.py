@@ -6,12 +6,13 @@ from pathlib import Path
 from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.clock import Clock
+from vqonnx.core.spec import QuantSpec
 from vqonnx.drafting import Draft, Drafting, StaticJob
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.quantizers.opset import needed_opset
 from vqonnx.report.figures import Verification
-from vqonnx.report.model import Report
+from vqonnx.report.model import OptionUsed, Report
 from vqonnx.stages.prepare import prepare
 from vqonnx.stages.verify import VerifyOptions, verify
 from vqonnx.version import __version__
@@ -60,6 +61,7 @@ def _report(drafting: Drafting, draft: Draft, verification: Verification) -> Rep
         target=draft.plan.target,
         quantized=Counter(node.op_type for node in draft.plan.nodes.values()),
         skips=draft.plan.skips,
+        options=_options(drafting.job, draft),
         verification=verification,
         guard=draft.guard,
         bias_correction=draft.correction,
@@ -67,3 +69,19 @@ def _report(drafting: Drafting, draft: Draft, verification: Verification) -> Rep
         samples=len(drafting.samples.calibration),
         min_sqnr_db=drafting.job.min_sqnr_db,
     )
+
+
+def _options(job: StaticJob, draft: Draft) -> tuple[OptionUsed, ...]:
+    """The choices that shaped the result, and who made them."""
+    rules, several = job.options.rules, len(job.options.methods) > 1
+    given = {
+        "activations": _spec_text(rules.activation),
+        "weights": _spec_text(rules.weight) + (", per channel" if rules.per_channel else ", per tensor"),
+    }
+    chosen = OptionUsed("ranges", draft.method.value, "held-back samples" if several else "caller")
+    return (*(OptionUsed(name, text, f"target {draft.plan.target} or caller") for name, text in given.items()), chosen)
+
+
+def _spec_text(spec: QuantSpec) -> str:
+    symmetry = "symmetric" if spec.symmetric else "asymmetric"
+    return f"{spec.qtype.name} {symmetry}" + (", one bit less" if spec.reduce_range else "")

@@ -1,9 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vqonnx.kernels.affine import dequantize
-from vqonnx.kernels.bias import BIAS_LIMIT, bias_scale, grown_weight_scale, quantize_bias
+from vqonnx.kernels.bias import BIAS_LIMIT, bias_scale, grown_weight_scale, mean_shift, quantize_bias
 
 SCALES = st.floats(2.0**-100, 2.0**20, width=32)
 
@@ -42,3 +43,13 @@ def test_a_scale_grows_just_enough():
     grown = grown_weight_scale(weight_scale, np.float32(1e-2), np.array([1.0, 1.0], np.float32))
     assert grown[0] == weight_scale[0]
     np.testing.assert_allclose(grown[1], 1 / (1e-2 * BIAS_LIMIT), rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_mean_shift_is_the_mean_of_what_rounding_takes(rng, groups):
+    x = rng.normal(1, 1, size=(16, 4 * groups, 1, 1))
+    error = rng.normal(size=(6 * groups, 4, 3, 3))
+    shift = mean_shift(error, x.mean(axis=(0, 2, 3)))
+    for o in range(6 * groups):
+        inputs = x[:, 4 * (o // 6) : 4 * (o // 6) + 4, 0, 0]
+        np.testing.assert_allclose(shift[o], (inputs * error[o].sum(axis=(1, 2))).sum(axis=1).mean())

@@ -14,6 +14,7 @@ class BiasCorrection(StrEnum):
 
     AUTO = "auto"
     ON = "on"
+    FAST = "fast"
     OFF = "off"
 
 
@@ -42,7 +43,10 @@ def quantize(
     ] = True,
     bias_correction: Annotated[
         BiasCorrection,
-        typer.Option(help="Take the mean error out of the biases; auto keeps it where held-back samples gain."),
+        typer.Option(
+            help="Take the mean error out of the biases; auto keeps it where held-back samples gain, fast computes it "
+            "from the means of the inputs."
+        ),
     ] = BiasCorrection.AUTO,
     cache: Annotated[
         Path | None,

@@ -69,3 +69,20 @@ def grown_weight_scale(
     least = np.maximum(needed / (step * BIAS_LIMIT), 2 * _SMALLEST_SCALE / step)
     grown: npt.NDArray[np.float64] = np.maximum(weight_scale.astype(np.float64), least)
     return grown.astype(weight_scale.dtype)
+
+
+def mean_shift(weight_error: npt.NDArray[np.float64], input_means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What rounding a weight takes from the mean of each output channel: sum_i error[o, i, …] E[x_i].
+
+    Args:
+        weight_error: Float minus rounded weight, [outputs, inputs of a group, …].
+        input_means: Mean of each input channel, [inputs of a group * groups].
+
+    Returns:
+        [outputs], to be added to the bias.
+    """
+    per_input = weight_error.reshape(*weight_error.shape[:2], -1).sum(axis=2)
+    groups = input_means.size // per_input.shape[1]
+    grouped = per_input.reshape(groups, -1, per_input.shape[1])
+    shift: npt.NDArray[np.float64] = np.einsum("gok,gk->go", grouped, input_means.reshape(groups, -1)).reshape(-1)
+    return shift

@@ -122,11 +122,7 @@ def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | N
     """The form of an output: none where a clip follows, or where float is free and no integer node reads it."""
     if not is_float(output) or work.partition.clip_after(candidate) is not None:
         return None
-    return None if _float_output_is_free(work, candidate, output) else _activation(work, output)
-
-
-def _float_output_is_free(work: Assignment, candidate: Candidate, output: ir.Value) -> bool:
-    return candidate.support.float_output and not work.partition.integer_readers(output)
+    return None if work.partition.has_free_float_output(candidate, output) else _activation(work, output)
 
 
 def _weight(work: Assignment, weight: ir.Value, candidate: Candidate) -> str:

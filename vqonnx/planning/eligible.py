@@ -56,8 +56,8 @@ class Candidate:
         least, weight = self.support.heavy_from, constant_tensor(self.weight())
         if least is None or weight is None:
             return least is not None
-        axis = self.channel_axis()
-        return weight.size >= least * (weight.shape.numpy()[axis] if axis is not None else 1)
+        shape, axis = weight.shape.numpy(), self.channel_axis()
+        return weight.size >= least * (shape[axis] if axis is not None and axis < len(shape) else 1)
 
     def channel_axis(self) -> int | None:
         """Output-channel axis of the weight; None where only one scale for the whole weight works."""

@@ -96,6 +96,17 @@ class Partition:
         maker = self.maker(clip.input(0))
         if maker is None or self.clip_after(maker) is not clip:
             return "no integer node gives it its only input"
-        if maker.support.float_output and not self.integer_readers(clip.node.outputs[0]):
+        if maker.support.float_output and not clip.node.outputs[0].uses():
             return "the node before it gives a float output for free"
         return ""
+
+    def has_free_float_output(self, candidate: Candidate, output: ir.Value) -> bool:
+        """Whether the node's integer kernel can give this output in float, and no integer node reads it.
+
+        ONNX Runtime makes a float Gemm of a rank-2 MatMul and an Add behind it, so that such a product must be
+        quantized to stay integer.
+        """
+        if not candidate.support.float_output or self.integer_readers(output):
+            return False
+        merged = candidate.add is None and candidate.node.op_type == "MatMul" and len(output.shape or ()) == 2
+        return not (merged and any(node.op_type == "Add" for node, _ in output.uses()))

@@ -24,7 +24,7 @@ INLINE_BELOW = 1 << 16
 """Bytes; smaller tensors travel inside the serialised model, larger ones are handed over where they lie."""
 
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
-_LOG_ERRORS_ONLY = 3
+_LOG_FATAL_ONLY = 4  # errors come as exceptions, whose text carries what ORT would print
 
 
 def open_session(
@@ -57,7 +57,7 @@ def open_session(
     runtime = onnxruntime()
     require_providers(providers)
     settings = runtime.SessionOptions()
-    settings.log_severity_level = _LOG_ERRORS_ONLY
+    settings.log_severity_level = _LOG_FATAL_ONLY
     if threads is not None:
         settings.intra_op_num_threads = threads
     if not optimize:

@@ -125,6 +125,8 @@ def _of_node(planned: NodePlan, node: ir.Node | None, codes: set[ir.Value]) -> N
         return NodeKernel(planned.node, planned.op_type, Outcome.MERGED)
     if any(value in codes for value in node.inputs):
         return NodeKernel(planned.node, planned.op_type, Outcome.INTEGER, node.op_type)
+    if planned.op_type == "Add" and _dequantized_types(node) == ["int32"]:  # the bias of the product before it
+        return NodeKernel(planned.node, planned.op_type, Outcome.MERGED, node.op_type)
     return NodeKernel(planned.node, planned.op_type, Outcome.FLOAT, node.op_type, _why_float(planned, node))
 
 
@@ -136,21 +138,18 @@ def _why_float(planned: NodePlan, node: ir.Node) -> str:
         return f"ONNX Runtime's CPU provider has no integer kernel for {planned.op_type}"
     if node.op_type.startswith("Fused"):
         return "ONNX Runtime first fused it with the activation after it, which nothing quantizes"
-    makers = [value.producer() for value in node.inputs if value is not None]
-    sources = [maker for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"]
-    if not sources:
+    types = _dequantized_types(node)
+    if not types:
         return "none of its inputs is dequantized: a constant was folded, or another fusion came first"
-    return _why_not_fused(node, sources)
-
-
-def _why_not_fused(node: ir.Node, sources: Sequence[ir.Node]) -> str:
-    """The same for a node that reads from the DequantizeLinear nodes ``sources``."""
-    types = [_code_type(maker) for maker in sources]
     if any(kind.endswith("16") for kind in types):
         return f"16-bit types have no CPU kernel ({' x '.join(types)})"
-    if types == ["int32"]:
-        return "only its bias is quantized, and is added in float"
     return _float_reader(node) or f"ONNX Runtime did not fuse it ({' x '.join(types)})"
+
+
+def _dequantized_types(node: ir.Node) -> list[str]:
+    """Types of the codes that the node reads through DequantizeLinear."""
+    makers = [value.producer() for value in node.inputs if value is not None]
+    return [_code_type(maker) for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"]
 
 
 def _float_reader(node: ir.Node) -> str:

@@ -1,0 +1,73 @@
+"""The fast bias correction: from the means of the inputs alone, without running the quantized model.
+
+Rounding a weight W to W' shifts the mean of channel o by sum_i (W - W')[o, i] E[x_i] (Nagel et al. 2019,
+arXiv:1906.04721, section 4.2). Padding counts as if it were not there, and what activations lose is not seen; the
+empirical correction of ``correct.py`` sees both, and takes longer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from vqonnx.calibration.feeds import Feed
+from vqonnx.calibration.statistics.channel_mean import ChannelMean
+from vqonnx.core.params import QuantizedTensor
+from vqonnx.core.plan import NodePlan, Plan, Role
+from vqonnx.core.solution import Solutions
+from vqonnx.graph.facts import int_attribute
+from vqonnx.graph.walk import constant, nodes_by_name, values_by_name
+from vqonnx.kernels.affine import dequantize
+from vqonnx.kernels.bias import mean_shift, quantize_bias
+from vqonnx.stages.correct import Layer, correctable
+from vqonnx.stages.observe import ObserveOptions, observe
+
+
+def correct_fast(model: ir.Model, plan: Plan, solutions: Solutions, feeds: Sequence[Feed]) -> Solutions:
+    """The solutions with biases shifted by what weight rounding moves their channels' means.
+
+    Args:
+        model: The prepared float model.
+        plan: Its plan.
+        solutions: Its numbers.
+        feeds: Calibration samples.
+    """
+    nodes = nodes_by_name(model)
+    layers = [(layer, *_source(nodes, plan, layer)) for layer in correctable(model, plan)]
+    if not layers:
+        return solutions
+    wanted = {value: ChannelMean(axis=layer.axis) for layer, _, value in layers}
+    means = observe(model, wanted, feeds, ObserveOptions()).tensors
+    values = values_by_name(model)
+    constants = dict(solutions.constants)
+    for layer, planned, value in layers:
+        observed, bias = means[value], constants[layer.bias]
+        assert isinstance(observed, ChannelMean)
+        key = next(k for k in planned.inputs if k is not None and plan.tensors[k].role is Role.WEIGHT)
+        weight, rounded = constant(values[plan.tensors[key].tensor]), constants[key]
+        assert weight is not None
+        error = weight.astype(np.float64) - dequantize(rounded.codes, rounded.params)
+        shift = mean_shift(_output_first(error, nodes[planned.node]), observed.means)
+        constants[layer.bias] = _shifted(bias, shift)
+    return replace(solutions, constants=constants)
+
+
+def _source(nodes: dict[str, ir.Node], plan: Plan, layer: Layer) -> tuple[NodePlan, str]:
+    """The node with the layer's weight, and the name of its input."""
+    scale_of = plan.tensors[layer.bias].scale_of
+    assert scale_of is not None
+    planned = next(node for node in plan.nodes.values() if node.inputs[:2] == scale_of)
+    return planned, nodes[planned.node].inputs[0].name or ""  # type: ignore[union-attr]  # it has an input
+
+
+def _output_first(error: npt.NDArray[np.float64], node: ir.Node) -> npt.NDArray[np.float64]:
+    """A weight of Conv, Gemm or MatMul as [outputs, inputs of a group, …]."""
+    transposed = node.op_type == "Conv" or int_attribute(node, "transB", 0) == 1
+    return error if transposed else error.T
+
+
+def _shifted(bias: QuantizedTensor, shift: npt.NDArray[np.float64]) -> QuantizedTensor:
+    real = dequantize(bias.codes, bias.params).astype(np.float64) + shift
+    return QuantizedTensor(quantize_bias(real, bias.params.scale.astype(np.float64)).codes, bias.params)
