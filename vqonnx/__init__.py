@@ -11,9 +11,11 @@ from vqonnx.version import __version__
 if TYPE_CHECKING:
     from vqonnx.api import plan, quantize_static
     from vqonnx.core.plan import Plan
+    from vqonnx.core.spec import QuantSpec
     from vqonnx.core.target import Kernel, OpSupport, Target
     from vqonnx.errors import VqonnxError
     from vqonnx.quantizers.base import BaseQuantizer, QuantizedValue
+    from vqonnx.quantizers.onnx_quantizer import ONNXQuantizer
     from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
     from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
     from vqonnx.report.model import Report
@@ -22,10 +24,12 @@ _HOMES = {
     "BaseQuantizer": "vqonnx.quantizers.base",
     "CalibrationMethod": "vqonnx.quantizers.types",
     "Kernel": "vqonnx.core.target",
+    "ONNXQuantizer": "vqonnx.quantizers.onnx_quantizer",
     "OpSupport": "vqonnx.core.target",
     "Plan": "vqonnx.core.plan",
     "QDQQuantizer": "vqonnx.quantizers.qdq_quantizer",
     "QuantFormat": "vqonnx.quantizers.types",
+    "QuantSpec": "vqonnx.core.spec",
     "QuantType": "vqonnx.quantizers.types",
     "QuantizationMode": "vqonnx.quantizers.types",
     "QuantizedValue": "vqonnx.quantizers.base",
@@ -40,10 +44,12 @@ __all__ = [  # noqa: RUF022 - the version last
     "BaseQuantizer",
     "CalibrationMethod",
     "Kernel",
+    "ONNXQuantizer",
     "OpSupport",
     "Plan",
     "QDQQuantizer",
     "QuantFormat",
+    "QuantSpec",
     "QuantType",
     "QuantizationMode",
     "QuantizedValue",
