@@ -1,7 +1,10 @@
 """Static quantization, the whole flow: float model and samples in, verified quantized model and report out."""
 
+import os
 from collections import Counter
 from pathlib import Path
+
+import onnx_ir as ir
 
 from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
@@ -14,7 +17,7 @@ from vqonnx.quantizers.opset import needed_opset
 from vqonnx.report.figures import Verification
 from vqonnx.report.model import OptionUsed, Report
 from vqonnx.stages.prepare import prepare
-from vqonnx.stages.verify import VerifyOptions, verify
+from vqonnx.stages.verify import VerifyOptions, model_bytes, verify
 from vqonnx.version import __version__
 
 
@@ -28,16 +31,24 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
     clock = Clock()
     with clock.stage("load"):
         model = load(source)
+        size = _bytes(source, model)
     with open_samples(reader, model_inputs(model)) as samples:
         with clock.stage("prepare"):
             prepared = prepare(model, opset=needed_opset(model, job.options))
         drafting = Drafting(prepared, samples, job, clock)
         draft = drafting.best()
-        verification = _written(drafting, draft, destination)
+        verification = _written(drafting, draft, destination, size)
         return _report(drafting, draft, verification)
 
 
-def _written(drafting: Drafting, draft: Draft, destination: Path) -> Verification:
+def _bytes(source: ModelSource, model: ir.Model) -> int:
+    """Bytes that the float model takes where it is; of its tensors, for a model in memory."""
+    if isinstance(source, (str, os.PathLike)):
+        return model_bytes(Path(source))
+    return model_bytes(model) if isinstance(source, ir.Model) else source.ByteSize()
+
+
+def _written(drafting: Drafting, draft: Draft, destination: Path, float_bytes: int) -> Verification:
     """Save the draft; what is renamed to the destination at the end has been verified."""
     job, found = drafting.job, list[Verification]()
     quantizer = drafting.quantizer(draft.plan)
@@ -45,7 +56,7 @@ def _written(drafting: Drafting, draft: Draft, destination: Path) -> Verificatio
 
     def check(path: Path) -> None:
         with drafting.clock.stage("verify"):
-            options = VerifyOptions(level=job.level, providers=job.providers)
+            options = VerifyOptions(level=job.level, providers=job.providers, float_bytes=float_bytes)
             samples, model = drafting.samples.held_back, drafting.prepared.model
             found.append(verify(model, path, samples, draft.plan, options=options, progress=job.progress))
 

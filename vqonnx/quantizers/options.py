@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import onnx_ir as ir
+
 from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.core.target import Target
 from vqonnx.kernels.ranges import RangeOptions
@@ -95,6 +97,13 @@ class QuantizerOptions:
             contrib=extra.use_qdq_contrib_ops,
             keep_clips=extra.qdq_keep_removable_activations,
         )
+
+    def writes_contrib(self, model: ir.Model) -> bool:
+        """Whether com.microsoft's operators are written: on request, or above the target's highest opset.
+
+        DirectML lists int32 for ONNX's DequantizeLinear up to opset 20 only, and for com.microsoft's at any.
+        """
+        return self.contrib or (model.graph.opset_imports.get("") or 0) > self.target.max_opset
 
 
 def resolve_target(target: Target | str) -> Target:

@@ -34,12 +34,14 @@ class VerifyOptions:
         providers: Execution providers, best first.
         latency_threads: Threads inside one operator while time is measured; 0 leaves it to ONNX Runtime.
         latency_seconds: Time to spend on measuring; 0 measures nothing.
+        float_bytes: Bytes of the float model's files; of its tensors where None.
     """
 
     level: Level = Level.COMPARED
     providers: tuple[str, ...] = (_CPU,)
     latency_threads: int = 1
     latency_seconds: float = 1.0
+    float_bytes: int | None = None
 
 
 def verify(
@@ -66,7 +68,10 @@ def verify(
             missing or has another type or shape. The message is ORT's or the checker's, with a way out.
         DependencyError: A provider is not installed.
     """
-    sizes = Sizes(float_bytes=model_bytes(float_model), quantized_bytes=model_bytes(quantized))
+    sizes = Sizes(
+        float_bytes=model_bytes(float_model) if options.float_bytes is None else options.float_bytes,
+        quantized_bytes=model_bytes(quantized),
+    )
     if options.level is Level.NONE:
         return Verification(sizes=sizes)
     notes = list(_check(quantized, float_model))
