@@ -181,12 +181,8 @@ class Drafting:
         return method
 
     def _emitted(self, draft: Draft) -> ir.Model:
-        return emit(
-            self.prepared.model,
-            draft.plan,
-            draft.solutions,
-            contrib=self.job.options.writes_contrib(self.prepared.model),
-        )
+        contrib = self.job.options.writes_contrib(self.prepared.model)
+        return emit(self.prepared.model, draft.plan, draft.solutions, contrib=contrib)
 
     def _compared(self, draft: Draft) -> Draft:
         """The draft with its figures on held-back samples."""

@@ -1,9 +1,10 @@
 """The QDQ form: QuantizeLinear -> DequantizeLinear around float operators, which the runtime fuses to integers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from vqonnx.core.granularity import PerAxis, PerBlock
@@ -18,6 +19,8 @@ from vqonnx.graph.walk import nodes_by_name, values_by_name
 from vqonnx.kernels.affine import quantize
 
 Uses = list[tuple[str, int]]
+
+_CONTRIB = "com.microsoft"
 
 KEY = "vqonnx.key"
 """Metadata entry (not serialized) of dequantized activations and of the codes of constants: the key in the plan."""
@@ -45,7 +48,9 @@ def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions, *, contrib: bool
         contrib: Use ``com.microsoft``'s QuantizeLinear and DequantizeLinear, which know 16- and 4-bit types
             below opset 21.
     """
-    emitter = _QdqEmitter(model, plan, solutions, "com.microsoft::" if contrib else "")
+    if contrib and plan.nodes:
+        model.graph.opset_imports.setdefault(_CONTRIB, 1)
+    emitter = _QdqEmitter(model, plan, solutions, f"{_CONTRIB}::" if contrib else "")
     for node in plan.nodes.values():
         if node.kernel is Kernel.CLIPS:
             emitter.emit_clip(node)
@@ -88,7 +93,7 @@ class _QdqEmitter:
         assert bounds is not None
         if clips_exactly(self._solutions.params(key), *bounds):
             replace_uses(output, source, self._names, keep=(node,))
-            self._values[key] = source
+            self._values[output.name or ""] = source
         else:
             self._insert_pair(source, key, None)
 
@@ -148,23 +153,26 @@ class _QdqEmitter:
         if key not in self._params:
             params = self._solutions.params(key)
             self._params[key] = _Params(
-                self._add(f"{key}_scale", np.asarray(params.scale)),
-                self._add(f"{key}_zero_point", np.asarray(params.zero_point)),
+                self._add(f"{key}_scale", params.scale),
+                self._add(f"{key}_zero_point", params.zero_point),
                 _attributes(params),
             )
         return self._params[key]
 
-    def _add(self, name: str, array: np.ndarray) -> ir.Value:
-        return add_initializer(self._graph, self._names.unique(name), array)
+    def _add(self, name: str, array: npt.ArrayLike) -> ir.Value:
+        return add_initializer(self._graph, self._names.unique(name), np.asarray(array))
 
 
 def clips_exactly(params: QuantParams, low: float, high: float) -> bool:
     """Whether quantizing with these parameters alone gives the codes of clipping to [low, high] first.
 
-    It does when both bounds land on the ends of the range, since everything beyond them then saturates there.
+    It does when both bounds land on the ends of the type, since everything beyond them then saturates there. The
+    operator knows nothing of codes that the spec gives up (int8 -128 where symmetric, one bit where reduced).
     """
-    codes = quantize(np.array([low, high], np.float32), params).astype(np.int64)
-    return bool(codes[0] == params.spec.qmin and codes[1] == params.spec.qmax)
+    qtype = params.spec.qtype
+    whole = replace(params, spec=replace(params.spec, symmetric=False, reduce_range=False))
+    codes = quantize(np.array([low, high], np.float32), whole).astype(np.int64)
+    return bool(codes[0] == qtype.qmin and codes[1] == qtype.qmax)
 
 
 def _attributes(params: QuantParams) -> dict[str, int]:

@@ -10,6 +10,7 @@ from vqonnx.core.plan import NodePlan, Role, TensorPlan
 from vqonnx.core.qtype import INT32
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Kernel
+from vqonnx.errors import OptionError
 from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import Candidate
 from vqonnx.planning.partition import Partition
@@ -24,6 +25,8 @@ class Assignment:
     partition: Partition
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     nodes: dict[str, NodePlan] = field(default_factory=dict)
+    activations: dict[str, str] = field(default_factory=dict)
+    """Key of each activation by its name: another form may have that name as its key."""
 
 
 def assign(partition: Partition, rules: PlanRules) -> tuple[dict[str, TensorPlan], dict[str, NodePlan]]:
@@ -99,23 +102,23 @@ def _operand(work: Assignment, value: ir.Value, candidate: Candidate) -> str:
     if conversion is None or (conversion.readers and candidate.name not in conversion.readers):
         return key
     original = work.tensors[key]
-    symmetric = original.spec.symmetric if conversion.symmetric is None else conversion.symmetric
-    converted = f"{name}_{conversion.qtype.name}"
-    spec = replace(original.spec, qtype=conversion.qtype, symmetric=symmetric)
-    form = replace(original, key=converted, spec=spec, group=converted, fixed=None, converted_from=key)
-    return _add(work, form)
+    form = _form(name, Role.ACTIVATION, original.spec, conversion.form)
+    if form.bounds is None and form.fixed is None:
+        form = replace(form, bounds=original.bounds, method=None if original.bounds else work.rules.method)
+    return _add(work, replace(form, key=f"{name}_{form.spec.qtype.name}", converted_from=key))
 
 
 def _activation(work: Assignment, value: ir.Value) -> str:
     name = value.name or ""
-    if name in work.tensors:
-        return name
+    if name in work.activations:
+        return work.activations[name]
     form = _form(name, Role.ACTIVATION, work.rules.activation, work.rules.overrides.get(name))
     if form.bounds is None and form.fixed is None:
         maker = work.partition.maker(value)
         bounds = maker.support.output_bounds if maker is not None else None
         form = replace(form, bounds=bounds, method=None if bounds else work.rules.method)
-    return _add(work, form)
+    work.activations[name] = _add(work, form)
+    return work.activations[name]
 
 
 def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | None:
@@ -134,6 +137,8 @@ def _weight(work: Assignment, weight: ir.Value, candidate: Candidate) -> str:
     rank = len(weight.shape) if weight.shape is not None else 0
     if candidate.node.op_type == "MatMul" and rank != 2:
         axis = None  # QLinearMatMul takes a scale a column for matrices only
+    if axis is not None and not -rank <= axis < rank:
+        raise _override_error(name, f"has rank {rank}, so no axis {axis}")
     granularity = PerAxis(axis % rank) if axis is not None and rank else PerTensor()
     spec = replace(work.rules.weight, granularity=granularity)
     return _add(work, _form(name, Role.WEIGHT, spec, override))
@@ -163,11 +168,26 @@ def _form(name: str, role: Role, spec: QuantSpec, override: Override | None) -> 
         reduce_range=spec.reduce_range if override.reduce_range is None else override.reduce_range,
     )
     if override.scale is not None and override.zero_point is not None:
+        _check_fixed(name, spec, override.scale, override.zero_point)
         fixed = (np.asarray(override.scale, np.float64), np.asarray(override.zero_point, np.int64))
         return replace(plan, spec=spec, fixed=fixed)
     if override.low is not None and override.high is not None:
         return replace(plan, spec=spec, bounds=(override.low, override.high))
     return replace(plan, spec=spec)
+
+
+def _check_fixed(name: str, spec: QuantSpec, scale: tuple[float, ...], zero_point: tuple[int, ...]) -> None:
+    qtype = spec.qtype
+    if any(not qtype.qmin <= zero <= qtype.qmax for zero in zero_point):
+        raise _override_error(name, f"zero_point {list(zero_point)} does not fit {qtype.name}")
+    if len(scale) != len(zero_point):
+        raise _override_error(name, f"has {len(scale)} scales but {len(zero_point)} zero points")
+    if len(scale) > 1 and not isinstance(spec.granularity, PerAxis):
+        raise _override_error(name, f"has {len(scale)} scales, but only weights take one a channel")
+
+
+def _override_error(name: str, text: str) -> OptionError:
+    return OptionError(f"TensorQuantOverrides: {name!r} {text}.", option="TensorQuantOverrides")
 
 
 def _add(work: Assignment, plan: TensorPlan) -> str:

@@ -34,14 +34,12 @@ class Conversion:
     """A second quantized form of an activation, for some of its readers.
 
     Attributes:
-        qtype: Type to convert to.
+        form: Type and whatever else the user fixes for it; None keeps what the first form has.
         readers: Names of the nodes that read the converted form; empty means all.
-        symmetric: Symmetry of the converted form; None keeps the default of the type.
     """
 
-    qtype: QType
+    form: "Override"
     readers: frozenset[str] = frozenset()
-    symmetric: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ def needed_opset(model: ir.Model, options: QuantizerOptions) -> int:
     overrides = options.rules.overrides.values()
     types = [options.rules.activation.qtype, options.rules.weight.qtype]
     types += [override.qtype for override in overrides if override.qtype is not None]
-    types += [override.conversion.qtype for override in overrides if override.conversion is not None]
+    forms = [override.conversion.form for override in overrides if override.conversion is not None]
+    types += [form.qtype for form in forms if form.qtype is not None]
     if any(qtype.bits != 8 for qtype in types):
         return _WIDE_OR_NARROW_TYPES
     half = any(value.dtype == ir.DataType.FLOAT16 for value in values(model))

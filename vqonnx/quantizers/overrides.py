@@ -1,7 +1,8 @@
 """``TensorQuantOverrides``: what a user fixes for single tensors, parsed into the plan's rules."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,19 +37,43 @@ def _parse(tensor: str, entries: object) -> Override:
     first = entries[0]
     for entry in entries:
         _check_keys(tensor, entry, _KEYS)
-    if len(entries) > 1 and "axis" not in first:
-        raise _error(tensor, "has several entries, one a channel, but the first names no 'axis'")
+    _check_channels(tensor, entries)
+    return replace(
+        _fixed(tensor, entries),
+        axis=_integer(tensor, first["axis"]) if "axis" in first else None,
+        conversion=_conversion(tensor, first.get("convert")),
+    )
+
+
+def _fixed(tensor: str, entries: Sequence[Mapping[str, object]]) -> Override:
+    """What the first entry says, with a scale and a zero point of each entry."""
+    first = entries[0]
+    scale = _column(tensor, entries, "scale")
+    if scale is not None and not all(0 < number < math.inf for number in scale):
+        raise _error(tensor, f"'scale' must be finite and above 0, got {list(scale)}")
+    zero_point = _column(tensor, entries, "zero_point")
     return Override(
         qtype=QuantType.of(first["quant_type"]).qtype if "quant_type" in first else None,
         symmetric=_flag(tensor, first, "symmetric"),
         reduce_range=_flag(tensor, first, "reduce_range"),
-        axis=int(first["axis"]) if "axis" in first else None,
-        low=_number(first, "rmin"),
-        high=_number(first, "rmax"),
-        scale=_column(entries, "scale"),
-        zero_point=cast("tuple[int, ...] | None", _column(entries, "zero_point")),
-        conversion=_conversion(tensor, first.get("convert")),
+        low=_number(tensor, first, "rmin"),
+        high=_number(tensor, first, "rmax"),
+        scale=scale,
+        zero_point=None if zero_point is None else tuple(_integer(tensor, number) for number in zero_point),
     )
+
+
+def _check_channels(tensor: str, entries: Sequence[Mapping[str, object]]) -> None:
+    """Entries behind the first, one a channel, may differ in scale and zero point only."""
+    first = entries[0]
+    if len(entries) > 1 and "axis" not in first:
+        raise _error(tensor, "has several entries, one a channel, but the first names no 'axis'")
+    for entry in entries[1:]:
+        if ("scale" in entry) != ("scale" in first):
+            raise _error(tensor, "needs 'scale' and 'zero_point' in each of its entries, or in none")
+        other = [key for key in entry if key not in ("scale", "zero_point") and entry[key] != first.get(key)]
+        if other:
+            raise _error(tensor, f"has entries that differ in {other[0]!r}; only scale and zero_point may")
 
 
 def _conversion(tensor: str, raw: object) -> Conversion | None:
@@ -56,12 +81,9 @@ def _conversion(tensor: str, raw: object) -> Conversion | None:
         return None
     if not isinstance(raw, Mapping) or "quant_type" not in raw:
         raise _error(tensor, "'convert' takes a dictionary with at least 'quant_type'")
-    _check_keys(f"{tensor} (convert)", raw, _CONVERT_KEYS)
-    return Conversion(
-        qtype=QuantType.of(raw["quant_type"]).qtype,
-        readers=frozenset(raw.get("recv_nodes") or ()),
-        symmetric=_flag(tensor, raw, "symmetric"),
-    )
+    inner = f"{tensor} (convert)"
+    _check_keys(inner, raw, _CONVERT_KEYS)
+    return Conversion(form=_fixed(inner, [raw]), readers=frozenset(raw.get("recv_nodes") or ()))
 
 
 def _check_keys(tensor: str, entry: Mapping[str, object], known: Sequence[str]) -> None:
@@ -83,14 +105,27 @@ def _flag(tensor: str, entry: Mapping[str, object], key: str) -> bool | None:
     return None if value is None else bool(value)
 
 
-def _number(entry: Mapping[str, object], key: str) -> float | None:
-    return float(np.asarray(entry[key]).reshape(())) if key in entry else None
+def _number(tensor: str, entry: Mapping[str, object], key: str) -> float | None:
+    numbers = _column(tensor, [entry], key)
+    if numbers is not None and (len(numbers) != 1 or not math.isfinite(numbers[0])):
+        raise _error(tensor, f"{key!r} takes one finite number, got {entry[key]!r}")
+    return None if numbers is None else float(numbers[0])
 
 
-def _column(entries: Sequence[Mapping[str, object]], key: str) -> tuple[float, ...] | None:
+def _integer(tensor: str, value: object) -> int:
+    number = np.asarray(value)
+    if number.size != 1 or number.dtype.kind not in "iuf" or number != np.rint(number):
+        raise _error(tensor, f"takes integers for 'axis' and 'zero_point', got {value!r}")
+    return int(number.item())
+
+
+def _column(tensor: str, entries: Sequence[Mapping[str, object]], key: str) -> tuple[float, ...] | None:
     if key not in entries[0]:
         return None
-    return tuple(number for entry in entries for number in np.asarray(entry[key]).ravel().tolist())
+    arrays = [np.asarray(entry[key]) for entry in entries]
+    if any(array.dtype.kind not in "iuf" for array in arrays):
+        raise _error(tensor, f"{key!r} takes numbers, got {entries[0][key]!r}")
+    return tuple(number for array in arrays for number in array.ravel().tolist())
 
 
 def _error(tensor: str, text: str) -> OptionError:

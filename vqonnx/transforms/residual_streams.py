@@ -51,23 +51,22 @@ def residual_streams(graph: ir.Graph) -> list[Stream]:
 def _joined(graph: ir.Graph) -> Iterable[list[ir.Value]]:
     """The outputs of Convs and Adds and what Adds read, in sets of those joined by Adds (union-find)."""
     parents: dict[ir.Value, ir.Value] = {}
-
-    def root(value: ir.Value) -> ir.Value:
-        while parents.setdefault(value, value) is not value:
-            parents[value] = value = parents[parents[value]]
-        return value
-
     for node in graph:
+        if _is(node, _JOINS | {"Conv"}):
+            _root(parents, node.outputs[0])
         if _is(node, _JOINS):
-            for value in node.inputs:
-                if value is not None:
-                    parents[root(value)] = root(node.outputs[0])
-        elif _is(node, {"Conv"}):
-            root(node.outputs[0])
+            for value in filter(None, node.inputs):
+                parents[_root(parents, value)] = _root(parents, node.outputs[0])
     joined: dict[ir.Value, list[ir.Value]] = {}
     for value in parents:
-        joined.setdefault(root(value), []).append(value)
+        joined.setdefault(_root(parents, value), []).append(value)
     return joined.values()
+
+
+def _root(parents: dict[ir.Value, ir.Value], value: ir.Value) -> ir.Value:
+    while parents.setdefault(value, value) is not value:
+        parents[value] = value = parents[parents[value]]
+    return value
 
 
 def _is(node: ir.Node, operators: Iterable[str]) -> bool:
