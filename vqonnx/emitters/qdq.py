@@ -88,12 +88,13 @@ class _QdqEmitter:
             return
         node = self._nodes[plan.node]
         source, output = node.inputs[0], node.outputs[0]
+        name = output.name or ""  # a graph output hands its name on
         bounds = clip_bounds(node)
         assert source is not None
         assert bounds is not None
         if clips_exactly(self._solutions.params(key), *bounds):
             replace_uses(output, source, self._names, keep=(node,))
-            self._values[output.name or ""] = source
+            self._values[name] = source
         else:
             self._insert_pair(source, key, None)
 
