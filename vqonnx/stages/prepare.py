@@ -19,6 +19,7 @@ from vqonnx.transforms.functions import inline_functions
 from vqonnx.transforms.gemm import normalize_gemms
 from vqonnx.transforms.noops import remove_noops
 from vqonnx.transforms.opset import upgrade_opset
+from vqonnx.transforms.pooling import average_globally
 from vqonnx.transforms.shapes import ShapeNotes, infer_shapes
 
 Pass = Callable[[ir.Model], int]
@@ -27,6 +28,7 @@ PASSES: Mapping[str, Pass] = MappingProxyType(
     {
         "constants folded": fold_constants,
         "nodes without effect removed": remove_noops,
+        "means over all positions made poolings": average_globally,
         "Gemms normalized": normalize_gemms,
         "BatchNormalizations folded": fold_batch_norms,
         "BatchNormalizations folded into MatMul": fold_batch_norms_after_matmul,
