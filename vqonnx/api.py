@@ -55,6 +55,7 @@ def quantize_static(
     calibration_cache_path: str | PathLike[str] | None = None,
     *,
     target: Target | str | None = None,
+    equalize: bool = True,
     guard: bool = True,
     bias_correction: Literal["auto", "on", "fast", "off"] | bool = "auto",
     min_sqnr_db: float = 10.0,
@@ -87,6 +88,7 @@ def quantize_static(
         extra_options: See ``quantizers.extra_options``.
         calibration_cache_path: File that keeps the statistics; an interrupted run resumes from it.
         target: The device: a name (``vqonnx targets`` lists them), or a ``Target``; this machine's CPU by default.
+        equalize: Scale the channels of residual streams alike first, which leaves the float model what it is.
         guard: Leave float what would collapse, and say so in the report.
         bias_correction: "auto" measures the shifted means layer after layer and keeps the correction where it helps on
             held-back samples; "on" keeps it always; "fast" computes it from the means of the inputs; or "off".
@@ -145,6 +147,7 @@ def quantize_static(
         job = StaticJob(
             make=make,
             options=options,
+            equalize=equalize,
             guard=guard,
             correction=_chosen(_CORRECTION, bias_correction, "bias_correction"),
             min_sqnr_db=min_sqnr_db,

@@ -55,6 +55,7 @@ class StaticJob:
     Attributes:
         make: Makes the quantizer of a prepared model.
         options: The quantizer's options.
+        equalize: Whether the channels of residual streams are scaled alike first.
         guard: Whether what would collapse goes back to float.
         correction: How biases are corrected; AUTO measures, and keeps the result where it helps on held-back samples.
         min_sqnr_db: An output below this counts as collapsed.
@@ -68,6 +69,7 @@ class StaticJob:
 
     make: Callable[[ir.Model], BaseQuantizer]
     options: QuantizerOptions
+    equalize: bool = True
     guard: bool = True
     correction: Correction = Correction.AUTO
     min_sqnr_db: float = 10.0

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
+from vqonnx.calibration.samples import Samples
 from vqonnx.clock import Clock
 from vqonnx.core.spec import QuantSpec
 from vqonnx.drafting import Draft, Drafting, StaticJob
@@ -16,6 +17,8 @@ from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.quantizers.opset import needed_opset
 from vqonnx.report.figures import Verification
 from vqonnx.report.model import OptionUsed, Report
+from vqonnx.stages.equalize import equalize
+from vqonnx.stages.observe import ObserveOptions
 from vqonnx.stages.prepare import prepare
 from vqonnx.stages.verify import VerifyOptions, model_bytes, verify
 from vqonnx.version import __version__
@@ -35,10 +38,18 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
     with open_samples(reader, model_inputs(model)) as samples:
         with clock.stage("prepare"):
             prepared = prepare(model, opset=needed_opset(model, job.options))
+        with clock.stage("equalize"):
+            streams = _equalized(prepared.model, samples, job)
         drafting = Drafting(prepared, samples, job, clock)
         draft = drafting.best()
         verification = _written(drafting, draft, destination, size)
-        return _report(drafting, draft, verification)
+        return _report(drafting, draft, verification, streams)
+
+
+def _equalized(model: ir.Model, samples: Samples, job: StaticJob) -> int:
+    """Scale the channels of residual streams; the number of streams."""
+    options = ObserveOptions(providers=job.providers, executor=job.executor, progress=job.progress)
+    return equalize(model, samples.calibration, options) if job.equalize else 0
 
 
 def _bytes(source: ModelSource, model: ir.Model) -> int:
@@ -66,13 +77,13 @@ def _written(drafting: Drafting, draft: Draft, destination: Path, float_bytes: i
     return found[0]
 
 
-def _report(drafting: Drafting, draft: Draft, verification: Verification) -> Report:
+def _report(drafting: Drafting, draft: Draft, verification: Verification, streams: int) -> Report:
     return Report(
         version=__version__,
         target=draft.plan.target,
         quantized=Counter(node.op_type for node in draft.plan.nodes.values()),
         skips=draft.plan.skips,
-        options=_options(drafting.job, draft),
+        options=_options(drafting.job, draft, streams),
         verification=verification,
         guard=draft.guard,
         bias_correction=draft.correction,
@@ -82,15 +93,18 @@ def _report(drafting: Drafting, draft: Draft, verification: Verification) -> Rep
     )
 
 
-def _options(job: StaticJob, draft: Draft) -> tuple[OptionUsed, ...]:
+def _options(job: StaticJob, draft: Draft, streams: int) -> tuple[OptionUsed, ...]:
     """The choices that shaped the result, and who made them."""
     rules, several = job.options.rules, len(job.options.methods) > 1
     given = {
         "activations": _spec_text(rules.activation),
         "weights": _spec_text(rules.weight) + (", per channel" if rules.per_channel else ", per tensor"),
     }
-    chosen = OptionUsed("ranges", draft.method.value, "held-back samples" if several else "caller")
-    return (*(OptionUsed(name, text, f"target {draft.plan.target} or caller") for name, text in given.items()), chosen)
+    return (
+        *(OptionUsed(name, text, f"target {draft.plan.target} or caller") for name, text in given.items()),
+        OptionUsed("ranges", draft.method.value, "held-back samples" if several else "caller"),
+        OptionUsed("equalized residual streams", str(streams), "model"),
+    )
 
 
 def _spec_text(spec: QuantSpec) -> str:
