@@ -11,6 +11,40 @@ U8 = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.floating]
 
 PACKED_BITS = (2, 4, 8)
+PER_CHANNEL = -1
+"""Block size that means: one scale an output channel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSpec:
+    """How a weight is cut into blocks, and which codes a block has.
+
+    Attributes:
+        bits: 2, 4 or 8.
+        block_size: Neighbours along K that share a scale: 16, 32, 64, 128, 256, or -1 for all of them.
+        symmetric: Whether every zero point is the middle code; each block has its own otherwise.
+
+    Raises:
+        OptionError: ONNX Runtime has no kernel for these bits or this block size.
+    """
+
+    bits: int = 4
+    block_size: int = 32
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in PACKED_BITS:
+            raise OptionError(f"bits must be one of {PACKED_BITS}, got {self.bits}", option="bits")
+        size = self.block_size
+        if size != PER_CHANNEL and (size & (size - 1) or not 16 <= size <= 256):
+            raise OptionError(
+                f"block_size must be a power of two from 16 to 256, or -1 for one scale a channel, got {size}",
+                option="block_size",
+            )
+
+    def size_for(self, in_features: int) -> int:
+        """The block size in elements for a weight with ``in_features`` rows."""
+        return in_features if self.block_size == PER_CHANNEL else self.block_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
