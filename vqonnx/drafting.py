@@ -1,7 +1,7 @@
 """From a prepared model to the draft that is worth writing: candidates, the guard, and bias correction."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -22,21 +22,27 @@ from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.report.figures import Level, OutputFigures
 from vqonnx.report.model import BiasCorrection, GuardAction
-from vqonnx.stages.compare import compare, compare_tensors
+from vqonnx.stages.compare import compare
 from vqonnx.stages.correct import correct, correctable
 from vqonnx.stages.correct_fast import correct_fast
 from vqonnx.stages.emit import emit
-from vqonnx.stages.guard import collapsing_nodes, failing, noisiest_nodes
+from vqonnx.stages.guard import collapsing_nodes
 from vqonnx.stages.observe import ObserveOptions, observe
 from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import Prepared
+from vqonnx.stages.sensitivity import sensitivities
 
 _GUARD_ROUNDS = 8
 _TRIAL_SAMPLES = 16
 """Held-back samples that decide between drafts; verification uses all."""
 _CORRECTION_SAMPLES = 32
 """Calibration samples that biases are corrected on: means need fewer than ranges."""
-_BLAME_SAMPLES = 4
+_BLAME_SAMPLES = 2
+_NEAR_DB = 6.0
+"""An output this close to collapse is worth a few float nodes …"""
+_GAIN_DB = 3.0
+"""… if each step gains this much."""
+_FEW_NODES = 4
 
 
 class Correction(Enum):
@@ -230,20 +236,43 @@ class Drafting:
         return correct(model, draft.plan, draft.solutions, samples, progress=self.job.progress)
 
     def _rescued(self, draft: Draft) -> Draft:
-        """The draft with its noisiest nodes back in float, twice as many each round, until no output collapses."""
-        count = 1
-        for _ in range(_GUARD_ROUNDS):
-            if not failing(draft.figures, self.job.min_sqnr_db) or not draft.plan.nodes:
+        """The draft with its most sensitive nodes back in float, where an output collapses or is near to it.
+
+        The first 1, 2, 4 … nodes of the ranking go back: until no output collapses, and then as long as a few more
+        gain much. Biases are corrected once, at the end.
+        """
+        least = self.job.min_sqnr_db
+        if draft.worst_db >= least + _NEAR_DB or not draft.plan.nodes:
+            return draft
+        best = self._compared(self._drafted(draft.method, draft.floats))
+        ranking, count = self._most_sensitive(best), 1
+        while count < 2 * len(ranking):
+            trial = self._compared(self._drafted(draft.method, draft.floats | dict(ranking[:count])))
+            gain = trial.worst_db - best.worst_db
+            if gain > (0 if best.worst_db < least else _GAIN_DB):
+                best = replace(trial, guard=_actions(ranking[:count], draft.worst_db, trial.worst_db))
+            if best.worst_db >= least and (gain <= _GAIN_DB or count >= _FEW_NODES):
                 break
-            samples = self.samples.held_back[:_BLAME_SAMPLES]
-            figures = compare_tensors(self.prepared.model, self._emitted(draft), samples)
-            found = noisiest_nodes(self.prepared.model, draft.plan, figures, count)
-            better = self._corrected(self._compared(self._drafted(draft.method, draft.floats | found)))
-            actions = [
-                GuardAction(
-                    subject=node, action="kept float", reason=why, before_db=draft.worst_db, after_db=better.worst_db
-                )
-                for node, why in found.items()
-            ]
-            draft, count = replace(better, guard=(*draft.guard, *actions)), 2 * count
-        return draft
+            count *= 2
+        rescued = self._corrected(best)
+        return replace(rescued, guard=(*draft.guard, *best.guard)) if rescued.worst_db > draft.worst_db else draft
+
+    def _most_sensitive(self, draft: Draft) -> list[tuple[str, str]]:
+        """The planned operators with the reason to leave them float, the most sensitive first."""
+        with self.clock.stage("rank"):
+            found = sensitivities(
+                self.prepared.model,
+                draft.plan,
+                draft.solutions,
+                self.samples.held_back[:_BLAME_SAMPLES],
+                providers=self.job.providers,
+                progress=self.job.progress,
+            )
+        return [(node, f"quantized alone it leaves {db:.1f} dB of the output") for node, db in found.items()]
+
+
+def _actions(nodes: Iterable[tuple[str, str]], before_db: float, after_db: float) -> tuple[GuardAction, ...]:
+    return tuple(
+        GuardAction(subject=node, action="kept float", reason=why, before_db=before_db, after_db=after_db)
+        for node, why in nodes
+    )

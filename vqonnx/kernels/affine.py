@@ -50,7 +50,7 @@ def affine_params(
         zero = np.full(scale.shape, 0 if spec.qtype.signed else (spec.qmin + spec.qmax + 1) // 2)
     else:
         zero = np.clip(np.rint(spec.qmin - lo / scale.astype(np.float64)), spec.qmin, spec.qmax)
-    return QuantParams(scale, zero.astype(spec.qtype.dtype), spec)
+    return QuantParams(np.asarray(scale), np.asarray(zero.astype(spec.qtype.dtype)), spec)
 
 
 def _widened_to_zero(low: F64, high: F64) -> tuple[F64, F64]:

@@ -1,13 +1,10 @@
-"""Guard: find what would collapse in integers, so that it stays float.
+"""Guard: find what would collapse in integers from the histograms alone, so that it stays float.
 
-Two questions. Of every planned tensor, from its histogram: how much of it is left after its own quantization, and
-how much of each part of a joined tensor after that of the whole? And of a whole result that came out too bad: which
-nodes add the noise?
+How much of every planned tensor is left after its own quantization, and how much of each part of a joined tensor
+after that of the whole? (``sensitivity.py`` asks what a single quantized operator does to the whole model.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-
-import onnx_ir as ir
+from collections.abc import Iterator, Mapping
 
 from vqonnx.calibration.statistics import Statistic
 from vqonnx.calibration.statistics.histogram import Histogram
@@ -15,9 +12,7 @@ from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
-from vqonnx.graph.walk import nodes_by_name
 from vqonnx.kernels.fidelity import quantization_sqnr
-from vqonnx.report.figures import OutputFigures
 
 LEAST_LOCAL_DB = 8.0
 """A tensor, or a part of one, that keeps less than this through its own quantization is left float."""
@@ -65,32 +60,3 @@ def _left(
     if not isinstance(statistic, Histogram) or params.scale.ndim:
         return float("inf")
     return quantization_sqnr(statistic.as_bins(), params, _BULK)
-
-
-def noisiest_nodes(model: ir.Model, plan: Plan, figures: Sequence[OutputFigures], count: int) -> dict[str, str]:
-    """The planned nodes that add most noise, with the reason.
-
-    A node adds the relative noise of its output less that of its noisiest input.
-
-    Args:
-        model: The prepared float model.
-        plan: The plan of the result.
-        figures: SQNR of the tensors inside, from ``compare_tensors``.
-        count: How many to name.
-    """
-    noise = {figure.name: 10 ** (-figure.sqnr_db / 10) for figure in figures if figure.sqnr_db is not None}
-    nodes = nodes_by_name(model)
-    added: list[tuple[float, str]] = []
-    for planned in plan.nodes.values():
-        if planned.kernel is not Kernel.CLIPS and any(key is not None for key in planned.inputs):
-            node = nodes[planned.node]
-            before = max((noise.get(value.name or "", 0.0) for value in node.inputs if value is not None), default=0.0)
-            after = max((noise.get(value.name or "", 0.0) for value in node.outputs), default=0.0)
-            added.append((after - before, planned.node))
-    worst = sorted(added, reverse=True)[:count]
-    return {name: f"it added most noise ({share:.0%} of its output)" for share, name in worst if share > 0}
-
-
-def failing(figures: Sequence[OutputFigures], least_db: float) -> list[str]:
-    """Names of the outputs below ``least_db``."""
-    return [figure.name for figure in figures if figure.sqnr_db is not None and figure.sqnr_db < least_db]
