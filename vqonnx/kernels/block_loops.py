@@ -28,8 +28,11 @@ Form: TypeAlias = tuple[int, int, bool, bool]
 Target: TypeAlias = tuple[U32, F32, U8]
 """Packed codes [N, J, words], in little-endian words; scales [N, J]; zero points [N, J], one a byte."""
 
+Tile: TypeAlias = tuple[U32, F32, F32, F32]
+"""float32 patterns [block, channels]; the same memory as float32; smallest and largest element [channels], or 0."""
+
 _BLOCKS_PER_TASK = 16
-_TILE = 16384  # elements: 64 KiB of float32
+_TILE = 32768  # elements: 128 KiB of float32
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 _LARGEST = np.float32(3.4028235e38)
 _HALF_NORMAL = np.float32(2.0**-14)
@@ -43,7 +46,7 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 @compiled
 def tile_width(block_size: int) -> int:
     """Output channels of a tile."""
-    return min(max(_TILE // block_size, 16), 256)
+    return min(max(_TILE // block_size, 16), 1024)
 
 
 @compiled
@@ -54,19 +57,28 @@ def task_count(in_features: int, out_features: int, block_size: int) -> int:
 
 
 @compiled
-def _load(source: Source, first: int, channel: int, bits: U32, reals: F32) -> None:
-    """Fill the tile [block, channels] whose float32 patterns are ``bits`` and values ``reals``; zeros behind K."""
+def _load(source: Source, first: int, channel: int, tile: Tile, measure: bool) -> bool:
+    """Fill the tile's block from row ``first`` on, zeros behind K; whether all elements are finite, where measured."""
     weight, transposed, kind = source
+    bits, reals, low, high = tile
     rows = min(bits.shape[0], (weight.shape[1] if transposed else weight.shape[0]) - first)
     bits[rows:] = np.uint32(0)
     if transposed:
-        _turn(weight[channel : channel + bits.shape[1], first : first + rows], bits)
-    else:
-        bits[:rows] = weight[first : first + rows, channel : channel + bits.shape[1]]
-    if kind == BFLOAT16:
-        bits <<= np.uint32(16)
-    elif kind == FLOAT16:
-        _widen_halves(bits[:rows], reals)
+        _turn(weight[channel : channel + low.size, first : first + rows], bits)
+    low[:] = np.float32(0)
+    high[:] = np.float32(0)
+    largest = np.zeros(low.size, np.uint32)
+    for k in range(rows):  # row by row, so that reading the next one overlaps the work on this one
+        patterns, values = bits[k], reals[k]
+        if not transposed:
+            row = weight[first + k, channel : channel + low.size]
+            for c in range(low.size):
+                patterns[c] = row[c]
+        if kind != FLOAT32:
+            _widen(patterns, values, kind)
+        if measure:
+            _measure(patterns, values, low, high, largest)
+    return bool(largest.max() < _INFINITE)
 
 
 @compiled
@@ -79,33 +91,30 @@ def _turn(part: npt.NDArray[np.unsignedinteger], bits: U32) -> None:
 
 
 @compiled
-def _widen_halves(bits: U32, reals: F32) -> None:
-    """float16 patterns to float32 ones: shift the exponent into place, then multiply by what the biases differ."""
-    bias = np.float32(2.0**112)
-    for k in range(bits.shape[0]):
-        for c in range(bits.shape[1]):
-            half = bits[k, c]
-            sign = (half & np.uint32(0x8000)) << np.uint32(16)
-            magnitude = half & np.uint32(0x7FFF)
-            pattern = _INFINITE if magnitude >= np.uint32(0x7C00) else magnitude << np.uint32(13)
-            bits[k, c] = sign | pattern
-        for c in range(bits.shape[1]):
-            reals[k, c] *= bias
+def _widen(patterns: U32, values: F32, kind: int) -> None:
+    """Turn 16-bit patterns into float32 ones, in place."""
+    if kind == BFLOAT16:
+        for c in range(patterns.size):
+            patterns[c] <<= np.uint32(16)
+        return
+    for c in range(patterns.size):
+        half = patterns[c]
+        sign = (half & np.uint32(0x8000)) << np.uint32(16)
+        magnitude = half & np.uint32(0x7FFF)
+        patterns[c] = sign | (_INFINITE if magnitude >= np.uint32(0x7C00) else magnitude << np.uint32(13))
+    bias = np.float32(2.0**112)  # what the biases of the exponents differ by; exact for subnormals too
+    for c in range(patterns.size):
+        values[c] *= bias
 
 
 @compiled
-def _measure(bits: U32, reals: F32, low: F32, high: F32) -> bool:
-    """Range of each channel, widened to hold 0; whether all elements are finite."""
-    low[:] = np.float32(0)
-    high[:] = np.float32(0)
-    largest = np.zeros(low.size, np.uint32)
-    for k in range(reals.shape[0]):
-        for c in range(low.size):
-            value = reals[k, c]
-            low[c] = value if value < low[c] else low[c]
-            high[c] = value if value > high[c] else high[c]
-            largest[c] = max(largest[c], bits[k, c] & _MAGNITUDE)
-    return bool(largest.max() < _INFINITE)
+def _measure(patterns: U32, values: F32, low: F32, high: F32, largest: U32) -> None:
+    """Widen each channel's range, and the largest magnitude's pattern, by one row."""
+    for c in range(low.size):
+        value = values[c]
+        low[c] = value if value < low[c] else low[c]
+        high[c] = value if value > high[c] else high[c]
+        largest[c] = max(largest[c], patterns[c] & _MAGNITUDE)
 
 
 @compiled
@@ -163,18 +172,15 @@ def _encode(reals: F32, scales: F32, zeros: F32, bits: int, words: U32) -> None:
 
 
 @compiled
-def _parameters(tile: tuple[U32, F32], ratios: F32, form: Form, place: tuple[int, int, int], target: Target) -> bool:
-    """Choose and store scales and zero points of a tile; whether all its elements are finite."""
-    bits, reals = tile
+def _parameters(ranges: tuple[F32, F32], ratios: F32, form: Form, place: tuple[int, int, int], target: Target) -> None:
+    """Choose and store the scales and zero points of a tile."""
+    low, high = ranges
     channel, block, kind = place
-    low, high = np.empty(bits.shape[1], np.float32), np.empty(bits.shape[1], np.float32)
-    finite = _measure(bits, reals, low, high)
     for c in range(low.size):
         ratio = ratios[min(channel + c, ratios.shape[0] - 1), min(block, ratios.shape[1] - 1)]
         scale, zero = _choose(low[c] * ratio, high[c] * ratio, form, kind)
         target[1][channel + c, block] = scale
         target[2][channel + c, block] = zero
-    return finite
 
 
 @compiled
@@ -203,11 +209,12 @@ def quantize_tasks(source: Source, ratios: F32, form: Form, target: Target, star
         count = min(width, out_features - channel)
         patterns, words = np.empty((size, count), np.uint32), np.empty((rows, count), np.uint32)
         reals = patterns.view(np.float32)
+        low, high = np.empty(count, np.float32), np.empty(count, np.float32)
         first = task // columns * _BLOCKS_PER_TASK
         for block in range(first, min(first + _BLOCKS_PER_TASK, blocks)):
-            _load(source, block * size, channel, patterns, reals)
+            finite &= _load(source, block * size, channel, (patterns, reals, low, high), not given)
             if not given:
-                finite &= _parameters((patterns, reals), ratios, form, (channel, block, source[2]), target)
+                _parameters((low, high), ratios, form, (channel, block, source[2]), target)
             own = scales[channel : channel + count, block].copy()
             zeros = zero_points[channel : channel + count, block].astype(np.float32)
             _encode(reals, own, zeros, bits, words)
