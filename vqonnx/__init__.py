@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from vqonnx.core.spec import QuantSpec
     from vqonnx.core.target import Kernel, OpSupport, Target
     from vqonnx.errors import VqonnxError
-    from vqonnx.quantizers.base import BaseQuantizer, QuantizedValue
+    from vqonnx.quantizers.base import BaseQuantizer
     from vqonnx.quantizers.onnx_quantizer import ONNXQuantizer
     from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
+    from vqonnx.quantizers.tensors import QuantizedValue
     from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
     from vqonnx.report.model import Report
 
@@ -32,7 +33,7 @@ _HOMES = {
     "QuantSpec": "vqonnx.core.spec",
     "QuantType": "vqonnx.quantizers.types",
     "QuantizationMode": "vqonnx.quantizers.types",
-    "QuantizedValue": "vqonnx.quantizers.base",
+    "QuantizedValue": "vqonnx.quantizers.tensors",
     "Report": "vqonnx.report.model",
     "Target": "vqonnx.core.target",
     "VqonnxError": "vqonnx.errors",

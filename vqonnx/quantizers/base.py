@@ -1,7 +1,7 @@
 """What all quantizer classes share: where every number of a quantized model is decided, and can be overridden."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -25,6 +25,7 @@ from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.ranges import activation_params, planned_params
+from vqonnx.quantizers.tensors import QuantizedTensors
 from vqonnx.quantizers.types import QuantType
 from vqonnx.stages.emit import emit
 from vqonnx.stages.plan import make_plan
@@ -34,30 +35,12 @@ Array = npt.NDArray[np.generic]
 Names = tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizedValue:
-    """Where the quantized form of a float tensor is found.
-
-    Attributes:
-        original_name: The float tensor (or the key of one of its forms, where a plan gives it several).
-        q_name: Its codes.
-        scale_name: Their scale.
-        zp_name: Their zero point.
-        axis: Channel axis of the scale; None per tensor.
-    """
-
-    original_name: str
-    q_name: str
-    scale_name: str
-    zp_name: str
-    axis: int | None = None
-
-
-class BaseQuantizer:
+class BaseQuantizer(QuantizedTensors):
     """Decides every number of a quantized model; subclass it to decide some of them differently.
 
     ``quantize_static`` itself runs through these methods, so an override changes the model that is written.
-    Names that go in and out are those of float tensors; the arrays behind returned names are in ``initializers``.
+    Names that go in and out are those of float tensors; the arrays behind returned names are in ``initializers`` (see
+    ``QuantizedTensors``).
 
     Attributes:
         model: The float model, private to this object.
@@ -65,10 +48,6 @@ class BaseQuantizer:
         tensors_range: Range or statistic of each activation, by tensor name.
         plan: What is quantized and how; made from model and options where None.
         solutions: The numbers; solved where None.
-        initializers: Codes, scales and zero points, by the names that the methods return.
-        quantized_value_map: The quantized form of each float tensor that has one.
-        used_scale_zp_map: (scale name, zero point name) of each of them.
-        parent: The quantizer of the graph around this one, for bodies of If and Loop.
     """
 
     target: ClassVar[Target | str] = "cpu"
@@ -87,6 +66,7 @@ class BaseQuantizer:
         op_types_to_quantize: Sequence[str] | None = None,
         extra_options: Mapping[str, object] | None = None,
     ) -> None:
+        super().__init__()
         self.model = load(model)
         self.options = QuantizerOptions.of(
             target=self.target,
@@ -102,10 +82,6 @@ class BaseQuantizer:
         self.tensors_range = dict(tensors_range or {})
         self.plan: Plan | None = None
         self.solutions: Solutions | None = None
-        self.initializers: dict[str, Array] = {}
-        self.quantized_value_map: dict[str, QuantizedValue] = {}
-        self.used_scale_zp_map: dict[str, tuple[str, str]] = {}
-        self.parent: BaseQuantizer | None = None
 
     def quantize_model(self) -> onnx.ModelProto:
         """The quantized model.
@@ -139,9 +115,9 @@ class BaseQuantizer:
             OptionError: An activation has no range.
             QuantRangeError: Its range is not finite.
         """
-        params = activation_params(self.current_plan(), self.tensors_range, self.options.ranges, self._scale_dtype)
+        params = activation_params(self.current_plan(), self.tensors_range, self.options.ranges, self.scale_dtype)
         for key, param in params.items():
-            self._store_params(key, param)
+            self.store_params(key, param)
         return params
 
     def quantize_weight(
@@ -250,31 +226,6 @@ class BaseQuantizer:
         scale = bias_scale(scales[0], scales[1], beta, tensor.repeats if tensor else 1)
         return self.store(bias_name, quantize_bias(self.float_array(bias_name), scale)).q_name
 
-    def find_quantized_value(self, input_name: str) -> QuantizedValue | None:
-        """The quantized form of a tensor: this graph's, else the same method's answer of the graph around it."""
-        if input_name in self.quantized_value_map:
-            return self.quantized_value_map[input_name]
-        return self.parent.find_quantized_value(input_name) if self.parent is not None else None
-
-    def find_quant_scale_zp(self, input_name: str) -> tuple[str, str] | tuple[None, None]:
-        """(scale name, zero point name) of a tensor: this graph's, else the surrounding graph's, else Nones."""
-        if input_name in self.used_scale_zp_map:
-            return self.used_scale_zp_map[input_name]
-        return self.parent.find_quant_scale_zp(input_name) if self.parent is not None else (None, None)
-
-    def store(self, name: str, quantized: QuantizedTensor) -> QuantizedValue:
-        """Keep codes, scale and zero point of a tensor under their names; overrides return these names."""
-        q_name = f"{name}_quantized"
-        self.initializers[q_name] = quantized.codes
-        return self._store_params(name, quantized.params)
-
-    def quantized_tensor(self, q_name: str, spec: QuantSpec) -> QuantizedTensor:
-        """Codes, scale and zero point behind the name of some codes."""
-        value = self._values_by_codes[q_name]
-        scale = self.initializers[value.scale_name].astype(self._scale_dtype(value.original_name))
-        params = QuantParams(scale, self.initializers[value.zp_name], spec)
-        return QuantizedTensor(self.initializers[q_name], params)
-
     def float_array(self, name: str) -> Array:
         """The float constant of that name (or of that key of the plan).
 
@@ -302,7 +253,7 @@ class BaseQuantizer:
                 f"nodes_to_exclude, or repair the model.",
                 tensor=name,
             ) from error
-        params = self._given_or(name, affine_params(low, high, spec, self._scale_dtype(name)))
+        params = self._given_or(name, affine_params(low, high, spec, self.scale_dtype(name)))
         grown = np.maximum(params.scale, self._least_scale(name, params))
         params = replace(params, scale=grown.astype(params.scale.dtype))
         value = self.store(name, QuantizedTensor(array if keep_float else quantize(array, params), params))
@@ -327,16 +278,6 @@ class BaseQuantizer:
                 )
         return least
 
-    def _store_params(self, name: str, params: QuantParams) -> QuantizedValue:
-        axis = params.spec.granularity.axis if isinstance(params.spec.granularity, PerAxis) else None
-        value = QuantizedValue(name, f"{name}_quantized", f"{name}_scale", f"{name}_zero_point", axis)
-        self.initializers[value.scale_name] = params.scale
-        self.initializers[value.zp_name] = params.zero_point
-        self.quantized_value_map[name] = value
-        self.used_scale_zp_map[name] = (value.scale_name, value.zp_name)
-        self._values_by_codes[value.q_name] = value
-        return value
-
     def _spec(self, name: str, qtype: QuantType, granularity: Granularity, reduce_range: bool) -> QuantSpec:
         """The planned spec with what the caller asks for; the options' weight spec for an unplanned constant."""
         tensor = self._tensor_plan(name)
@@ -350,7 +291,8 @@ class BaseQuantizer:
         tensor = self._tensor_plan(name)
         return name if tensor is None else tensor.tensor
 
-    def _scale_dtype(self, name: str) -> np.dtype[np.generic]:
+    def scale_dtype(self, name: str) -> np.dtype[np.generic]:
+        """float16 for a float16 tensor, else float32."""
         value = self._values.get(self._tensor_name(name))
         is_half = value is not None and value.dtype == ir.DataType.FLOAT16
         return np.dtype(np.float16 if is_half else np.float32)
@@ -358,10 +300,6 @@ class BaseQuantizer:
     @cached_property
     def _values(self) -> dict[str, ir.Value]:
         return values_by_name(self.model)
-
-    @cached_property
-    def _values_by_codes(self) -> dict[str, QuantizedValue]:
-        return {}
 
     @cached_property
     def _biases(self) -> dict[str, list[TensorPlan]]:
