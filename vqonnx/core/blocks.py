@@ -108,3 +108,51 @@ def block_count(in_features: int, block_size: int) -> int:
 def packed_bytes(count: int, bits: int) -> int:
     """Bytes that ``count`` codes of ``bits`` bits take, the last one padded."""
     return -(-count * bits // 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KMajorBlocks:
+    """The same weight as ONNX's DequantizeLinear with a ``block_size`` reads it on axis 0 of [K, N] (opset 21).
+
+    Attributes:
+        codes: uint8 [ceil(K * N * bits / 8)], the packed data of a (U)INT2, (U)INT4 or (U)INT8 tensor [K, N].
+        scales: [J, N].
+        zero_points: uint8 [ceil(J * N * bits / 8)], packed data of a tensor [J, N] of the same type; None if all are 0.
+        signed: Whether codes and zero points are two's complement.
+        bits: 2, 4 or 8.
+        block_size: Neighbours along K that share a scale.
+        in_features: K.
+        out_features: N.
+    """
+
+    codes: U8
+    scales: FloatArray
+    zero_points: U8 | None
+    signed: bool
+    bits: int
+    block_size: int
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CodebookBlocks:
+    """A weight W [K, N] of 4-bit indices into a code book, as com.microsoft.MatMulBnb4 reads it.
+
+    The transpose [N, K] is cut into blocks as one flat sequence: a block may end in the next row.
+
+    Attributes:
+        codes: uint8 [ceil(N * K / 2)], the first code of a byte in its *high* bits.
+        absmax: [ceil(N * K / block_size)], the real value of the book's 1, in the weight's own float type.
+        book: Name of the code book: "nf4" or "fp4".
+        block_size: Neighbours that share a scale.
+        in_features: K.
+        out_features: N.
+    """
+
+    codes: U8
+    absmax: FloatArray
+    book: str
+    block_size: int
+    in_features: int
+    out_features: int

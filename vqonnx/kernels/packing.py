@@ -1,13 +1,14 @@
 """Codes of 2, 4 and 8 bits in bytes, and weights in blocks of them.
 
 Everywhere the first code of a byte is in its low bits: com.microsoft.MatMulNBits, GatherBlockQuantized and ONNX's own
-4-bit and 2-bit types agree on that. They differ in which axis runs first; see ``to_rows`` and ``from_rows``.
+4-bit and 2-bit types agree on that. They differ in which axis runs first; ``to_k_major`` and ``from_k_major`` turn one
+into the other without loss.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from vqonnx.core.blocks import U8, FloatArray, QuantizedBlocks, block_count, packed_bytes
+from vqonnx.core.blocks import U8, FloatArray, KMajorBlocks, QuantizedBlocks, block_count, packed_bytes
 
 
 def pack(codes: U8, bits: int) -> U8:
@@ -87,3 +88,48 @@ def dequantize_blocks(blocks: QuantizedBlocks) -> FloatArray:
     reals *= spread(blocks.scales.astype(np.float32))
     weight: FloatArray = reals.T.astype(blocks.scales.dtype)
     return weight
+
+
+def packed_rows(blocks: QuantizedBlocks) -> U8:
+    """The codes as rows without the padding of the last block, uint8 [N, ceil(K * bits / 8)].
+
+    These are the data that com.microsoft.GatherBlockQuantized reads from a table [N, K] whose last axis is quantized
+    (``quantize_axis`` 1, ``gather_axis`` 0); scales and zero points are the same as MatMulNBits'.
+    """
+    return blocks.codes.reshape(blocks.out_features, -1)[:, : packed_bytes(blocks.in_features, blocks.bits)]
+
+
+def to_k_major(blocks: QuantizedBlocks) -> KMajorBlocks:
+    """The same codes for DequantizeLinear: signed without zero points where symmetric, else unsigned with them."""
+    bits, middle = blocks.bits, np.uint8(1 << (blocks.bits - 1))
+    codes = np.ascontiguousarray(unpack_codes(blocks).T).reshape(-1)
+    zero_points = None
+    if blocks.symmetric:
+        codes = codes ^ middle  # code - 2^(bits-1) in two's complement
+    else:
+        zero_points = pack(np.ascontiguousarray(unpack_zero_points(blocks).T).reshape(-1), bits)
+    return KMajorBlocks(
+        codes=pack(codes, bits),
+        scales=np.ascontiguousarray(blocks.scales.T),
+        zero_points=zero_points,
+        signed=blocks.symmetric,
+        bits=bits,
+        block_size=blocks.block_size,
+        in_features=blocks.in_features,
+        out_features=blocks.out_features,
+    )
+
+
+def from_k_major(blocks: KMajorBlocks) -> QuantizedBlocks:
+    """The same codes for MatMulNBits; signed codes with zero points, and unsigned ones without, are taken too."""
+    k, n, bits = blocks.in_features, blocks.out_features, blocks.bits
+    shift = np.uint8(1 << (bits - 1) if blocks.signed else 0)
+    groups = block_count(k, blocks.block_size)
+    zero_points: U8 | None = None
+    if blocks.zero_points is not None:
+        zero_points = unpack(blocks.zero_points, bits, groups * n).reshape(groups, n).T ^ shift
+    elif not blocks.signed:
+        zero_points = np.zeros((n, groups), np.uint8)
+    codes = unpack(blocks.codes, bits, k * n).reshape(k, n).T ^ shift
+    scales = np.ascontiguousarray(blocks.scales.T)
+    return pack_blocks(codes, scales, zero_points, bits=bits, block_size=blocks.block_size)
