@@ -152,6 +152,41 @@ def test_sizes_follow_from_shapes_or_from_a_run():
     assert sizes == {"x": 60, "h": 80, "r": 80, "pairs": 80, "y": 80, "unused": 80}
 
 
+def cnn(channels):
+    """Convolutions whose weights differ; some ``channels`` fill ONNX Runtime's blocks, others do not."""
+    proto = onnx.parser.parse_model(f"""
+<ir_version: 9, opset_import: ["": 17]>
+g (float[1, 3, 8, 8] x, float[{channels}, 3, 3, 3] w, float[{channels}, {channels}, 1, 1] v)
+=> (float[1, {channels}, 8, 8] y)
+{{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w)
+  b = Relu (a)
+  c = Conv (b, v)
+  y = Add (b, c)
+}}
+""")
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (channels, 3, 3, 3)), ("v", (channels, channels, 1, 1))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    del proto.graph.input[1:]
+    return ir.from_proto(proto)
+
+
+@pytest.mark.parametrize("channels", [16, 20, 32])
+@pytest.mark.parametrize("kind", ["minmax", "histogram", "profile", "moving-average"])
+def test_blocked_tensors_change_no_bit(channels, kind, monkeypatch):
+    rng = np.random.default_rng(1)
+    samples = [{"x": rng.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(30)]
+    opened = []
+    real = stage.open_blocked
+    monkeypatch.setattr(stage, "open_blocked", lambda *a, **k: opened.append(real(*a, **k)) or opened[-1])
+    wanted = {"x": kind, "a": kind, "b": kind, "c": kind, "y": ChannelMean()}
+    found = observe(cnn(channels), wanted, samples)
+    assert channels % 16 or opened[0] is not None
+    monkeypatch.setattr(stage, "open_blocked", lambda *a, **k: None)
+    assert_same(found, observe(cnn(channels), wanted, samples))
+
+
 def test_zero_size_tensors_add_nothing():
     empty = {"x": np.zeros((0, 3), np.float32), "ids": np.array([0])}
     samples = samples_of(3)
@@ -212,6 +247,13 @@ def test_what_cannot_be_observed_is_refused(name, text):
     with pytest.raises(OptionError, match=text) as caught:
         observe(model_of(), {name: "minmax"}, samples_of(1))
     assert caught.value.option == "wanted"
+
+
+def test_the_first_bad_sample_is_told_even_when_a_later_one_cannot_run():
+    broken = {"x": np.zeros((1, 2), np.float32), "ids": np.array([0])}
+    samples = [*samples_of(40), OVERFLOW, broken]
+    with pytest.raises(SampleError, match="'spread' has 3 NaN or infinite elements in calibration sample 40"):
+        observe(model_of(), {"spread": "minmax", "h": ChannelMean(axis=-1)}, samples)
 
 
 def test_a_sample_is_called_by_its_number_in_the_reader():

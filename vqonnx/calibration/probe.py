@@ -1,22 +1,22 @@
-"""Run one sample and measure its tensors; what a worker, thread or process, does."""
+"""Run samples and measure their tensors; what a worker, thread or process, does."""
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from vqonnx.calibration.feeds import Feed
+from vqonnx.calibration.feeds import Array, Feed
 from vqonnx.calibration.statistics import Statistic
+from vqonnx.calibration.survey import Span, Survey, Surveyor
 from vqonnx.errors import SampleError, VerificationError
+from vqonnx.runtime.blocked import Outputs, outputs_of
 from vqonnx.runtime.package import runtime_errors
 from vqonnx.runtime.session import open_session
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,42 +34,90 @@ class ModelFile:
     threads: int | None
 
 
-Source: TypeAlias = "InferenceSession | ModelFile | None"
+Source: TypeAlias = Outputs | ModelFile | None
 """A model whose outputs are the wanted tensors; None when all of them are graph inputs."""
 
 
-def measure(source: Source, empty: Mapping[str, Statistic], sample: int, feed: Feed) -> dict[str, Statistic]:
-    """The statistics of one sample, by tensor.
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What a worker is to do at a time; no result depends on how samples are divided into tasks.
 
-    Args:
-        source: What puts out the wanted tensors. The session of a file stays open in this process until that of
+    Attributes:
+        source: What puts out the wanted tensors. The session of a file stays open in its process until that of
             another one replaces it.
-        empty: The empty statistic of each wanted tensor.
-        sample: Index of the sample, for messages.
-        feed: Values of the graph inputs.
-
-    Raises:
-        SampleError: The model cannot run the sample.
+        spans: What is asked of the tensors whose elements may come in any order.
+        empty: The empty statistic of each other wanted tensor.
+        samples: Number of each sample, for messages, and the values of its graph inputs.
     """
-    tensors = dict(feed)
-    if source is not None:
-        session = _opened(source) if isinstance(source, ModelFile) else source
-        names = [output.name for output in session.get_outputs()]
+
+    source: Source
+    spans: Mapping[str, Span]
+    empty: Mapping[str, Statistic]
+    samples: Sequence[tuple[int, Feed]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What a worker found.
+
+    Attributes:
+        surveys: Of each tensor whose elements may come in any order.
+        statistics: For each sample, in order, the statistics of the other tensors.
+        seconds: How long it took.
+        error: Why the sample after the last of ``statistics`` could not be measured; it ends the task.
+    """
+
+    surveys: Mapping[str, Survey]
+    statistics: Sequence[Mapping[str, Statistic]]
+    seconds: float
+    error: SampleError | None = None
+
+    def losses(self) -> dict[str, list[int]]:
+        """For each tensor that has NaN or infinite elements their number in each sample of ``statistics``."""
+        lost = {name: list(survey.lost) for name, survey in self.surveys.items()}
+        for name in self.statistics[0] if self.statistics else ():
+            lost[name] = [found[name].dropped for found in self.statistics]
+        return {name: numbers for name, numbers in lost.items() if any(numbers)}
+
+
+def measure(task: Task) -> Measured:
+    """Run the samples of ``task`` and measure their tensors."""
+    start = time.perf_counter()
+    surveyor, statistics, error = Surveyor(task.spans), [], None
+    for sample, feed in task.samples:
         try:
-            with runtime_errors("run the model"):
-                tensors.update(zip(names, session.run(names, dict(feed)), strict=True))
-        except VerificationError as error:
-            shapes = {name: np.shape(array) for name, array in feed.items()}
-            raise SampleError(
-                f"the model cannot run calibration sample {sample}, whose inputs have the shapes {shapes}: "
-                f"{error.__cause__}. Repair the sample or drop it",
-                sample=sample,
-            ) from error
-    found = {}
-    for name, statistic in empty.items():
-        with placed(name, sample):
-            found[name] = statistic.of(tensors[name])
-    return found
+            tensors = _run(task.source, sample, feed)
+            found = {}
+            for name, statistic in task.empty.items():
+                with placed(name, sample):
+                    found[name] = statistic.of(tensors[name])
+        except SampleError as caught:
+            error = caught  # samples before it are measured all the same
+            break
+        surveyor.add(tensors)
+        statistics.append(found)
+    return Measured(surveyor.surveys(), statistics, time.perf_counter() - start, error)
+
+
+def _run(source: Source, sample: int, feed: Feed) -> dict[str, Array]:
+    """The wanted tensors, and the graph inputs."""
+    tensors = dict(feed)
+    if source is None:
+        return tensors
+    outputs = _opened(source) if isinstance(source, ModelFile) else source
+    names = list(dict.fromkeys(outputs.holders.values()))
+    try:
+        with runtime_errors("run the model"):
+            found = dict(zip(names, outputs.session.run(names, dict(feed)), strict=True))
+    except VerificationError as error:
+        shapes = {name: np.shape(array) for name, array in feed.items()}
+        raise SampleError(
+            f"the model cannot run calibration sample {sample}, whose inputs have the shapes {shapes}: "
+            f"{error.__cause__}. Repair the sample or drop it",
+            sample=sample,
+        ) from error
+    tensors.update((name, found[holder]) for name, holder in outputs.holders.items())
+    return tensors
 
 
 @contextlib.contextmanager
@@ -89,5 +137,5 @@ def release() -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(model: ModelFile) -> "InferenceSession":
-    return open_session(model.path, providers=model.providers, threads=model.threads)
+def _opened(model: ModelFile) -> Outputs:
+    return outputs_of(open_session(model.path, providers=model.providers, threads=model.threads))

@@ -8,8 +8,9 @@ and "is anything not finite?", exactly, in SIMD code and without fast-math.
 import numpy as np
 import numpy.typing as npt
 
-from vqonnx.kernels.jit import compiled
+from vqonnx.kernels.jit import compiled, floats_at
 
+_FIRST_NONFINITE = 0x7F800000  # bit pattern of +inf; larger ones are NaN
 _BLOCK = 1024
 _LANES = 4
 
@@ -38,6 +39,20 @@ def finite_extremes(x: npt.NDArray[np.float32]) -> tuple[float, float, int]:
         else:
             lost += 1
     return low, high, lost
+
+
+@compiled
+def extremes(x: npt.NDArray[np.float32]) -> tuple[float, float, int]:
+    """As ``finite_extremes``, in one fast pass where all elements are finite; zeros come back as +0.0."""
+    if x.size == 0:
+        return np.inf, -np.inf, 0
+    low, high = ordered_extremes(x.view(np.int32))
+    if high >= _FIRST_NONFINITE or low < -_FIRST_NONFINITE:
+        lowest, highest, lost = finite_extremes(x)
+        return lowest + 0.0, highest + 0.0, lost
+    patterns = np.array([low ^ ((low >> 31) & 0x7FFFFFFF), high ^ ((high >> 31) & 0x7FFFFFFF)]).astype(np.int32)
+    ends = patterns.view(np.float32)
+    return ends[0] + 0.0, ends[1] + 0.0, 0
 
 
 @compiled
@@ -87,3 +102,40 @@ def sums(x: npt.NDArray[np.float32]) -> tuple[int, float, float]:
             total[i % _LANES] += value
             squares[i % _LANES] += value * value
     return count, total.sum(), squares.sum()
+
+
+@compiled
+def survey(
+    tensors: npt.NDArray[np.uint64],
+    begin: int,
+    found: npt.NDArray[np.float64],
+    spans: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+) -> int:
+    """Ends and counts of many tensors in one call, from number ``begin`` on.
+
+    Args:
+        tensors: [n, 2], address and size of each contiguous float32 tensor.
+        begin: The first tensor to look at.
+        found: [n, 3], filled in: smallest and largest finite element, and how many are not finite.
+        spans: [n, 3], the ends between which elements can be counted, and the reciprocal of the width of a bin.
+        rows: [n, 2], number of the first bin, and of bins; none where only ends are wanted.
+        counts: [n, bins], added to.
+
+    Returns:
+        The first tensor that has elements beyond its span, none of which are counted; n if there is none.
+    """
+    number: int = tensors.shape[0]
+    for k in range(begin, number):
+        x = floats_at(tensors[k, 0], tensors[k, 1])
+        low, high, lost = extremes(x)
+        found[k, 0], found[k, 1], found[k, 2] = low, high, lost
+        if low > high:
+            continue
+        if low < spans[k, 0] or high > spans[k, 1]:
+            return k
+        width = rows[k, 1]
+        if width > 0:
+            add_counts(x, np.float32(spans[k, 2]), rows[k, 0], counts[k, :width])
+    return number

@@ -19,8 +19,6 @@ Reals = npt.NDArray[np.generic]
 MIN_EXPONENT = -126
 """Smallest bin exponent: 2**126 is the largest power of two by which float32 values are scaled."""
 
-_FIRST_NONFINITE = 0x7F800000  # bit pattern of +inf; larger ones are NaN
-
 
 def min_max(x: Reals) -> tuple[float, float, int]:
     """Smallest and largest finite element of ``x`` and how many elements are NaN or infinite.
@@ -29,14 +27,7 @@ def min_max(x: Reals) -> tuple[float, float, int]:
     """
     from vqonnx.kernels import counting
 
-    flat = flat_float32(x)
-    if flat.size == 0:
-        return math.inf, -math.inf, 0
-    low, high = counting.ordered_extremes(flat.view(np.int32))
-    if high >= _FIRST_NONFINITE or low < -_FIRST_NONFINITE:
-        lowest, highest, lost = counting.finite_extremes(flat)
-        return lowest + 0.0, highest + 0.0, lost
-    return _from_ordered(low), _from_ordered(high), 0
+    return counting.extremes(flat_float32(x))
 
 
 def bin_range(low: float, high: float, exponent: int) -> tuple[int, int]:
@@ -76,6 +67,20 @@ def count_bins(x: Reals, exponent: int, offset: int, counts: Counts) -> int:
     return counting.add_counts(flat_float32(x), np.float32(math.ldexp(1.0, -exponent)), offset, counts)
 
 
+def survey(
+    tensors: npt.NDArray[np.uint64],
+    begin: int,
+    found: npt.NDArray[np.float64],
+    spans: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.int64],
+    counts: Counts,
+) -> int:
+    """Ends and counts of many tensors in one call; arguments as in ``counting.survey``."""
+    from vqonnx.kernels import counting
+
+    return counting.survey(tensors, begin, found, spans, rows, counts)
+
+
 def moments(x: Reals) -> tuple[int, float, float]:
     """Number, sum and sum of squares of the finite elements of ``x``."""
     from vqonnx.kernels import counting
@@ -85,11 +90,8 @@ def moments(x: Reals) -> tuple[int, float, float]:
 
 def flat_float32(x: Reals) -> npt.NDArray[np.float32]:
     """``x`` as a vector of float32; without a copy where it already is contiguous float32."""
+    if x.dtype == np.float32 and x.flags.c_contiguous:
+        return x.reshape(-1)  # type: ignore[return-value]  # mypy does not learn from the comparison
     with np.errstate(over="ignore"):  # a float64 beyond float32's range counts as infinite
         flat: npt.NDArray[np.float32] = np.ascontiguousarray(x, np.float32).reshape(-1)
     return flat
-
-
-def _from_ordered(ordered: int) -> float:
-    pattern = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
-    return float(np.int32(pattern).view(np.float32)) + 0.0

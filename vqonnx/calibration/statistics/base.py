@@ -8,6 +8,7 @@ from typing import ClassVar, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from vqonnx.calibration.survey import Span, Survey
 from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.errors import OptionError, nearest
 from vqonnx.kernels.bins import Range
@@ -65,6 +66,24 @@ class Statistic(abc.ABC):
             "that is to choose its range",
             option="method",
         )
+
+
+class Unordered(Statistic):
+    """A statistic that does not depend on the order of a sample's elements, made of surveys.
+
+    One compiled call then measures all tensors of a sample, in whatever layout ONNX Runtime has them.
+    """
+
+    @abc.abstractmethod
+    def span(self) -> Span:
+        """What to ask of the tensor's further samples."""
+
+    @abc.abstractmethod
+    def after(self, survey: Survey) -> Self:
+        """The statistic of this one's samples followed by the survey's; to the last bit that of ``of`` and ``merge``.
+
+        The survey was made with an earlier ``span()`` of this statistic, or with that of an empty one.
+        """
 
 
 STATISTICS: dict[str, type[Statistic]] = {}

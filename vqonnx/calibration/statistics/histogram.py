@@ -6,7 +6,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from vqonnx.calibration.statistics.base import Array, Statistic, register
+from vqonnx.calibration.statistics.base import Array, Unordered, register
+from vqonnx.calibration.survey import Span, Survey
 from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.kernels.bins import Bins, Range
 from vqonnx.kernels.histogram import MIN_EXPONENT, Counts, bin_exponent, bin_range, count_bins, min_max, widen
@@ -15,7 +16,7 @@ from vqonnx.kernels.ranges import HISTOGRAM_METHODS, RangeOptions, choose_range
 
 @register
 @dataclass(frozen=True, slots=True, eq=False)
-class Histogram(Statistic):
+class Histogram(Unordered):
     """Counts of bins [k * 2**exponent, (k + 1) * 2**exponent), zero being an edge.
 
     The exponent is the smallest at which all elements and zero span at most ``bins`` bins; so it follows from the
@@ -66,6 +67,17 @@ class Histogram(Statistic):
             widened, offset = widen(part.counts, part.offset, exponent - part.exponent)
             counts[offset - first : offset - first + widened.size] += widened
         return type(self)(counts, first, exponent, low, high, self.bins, dropped)
+
+    def span(self) -> Span:
+        """The counts, in bins as wide as they are here."""
+        return Span(self.bins, self.low, self.high, self.exponent)
+
+    def after(self, survey: Survey) -> Self:
+        """The sum of the counts."""
+        found = type(self)(
+            survey.counts, survey.offset, survey.exponent, survey.low, survey.high, self.bins, sum(survey.lost)
+        )
+        return Histogram.merge(self, found)
 
     def range(self, method: RangeMethod, spec: QuantSpec, options: RangeOptions) -> Range:
         """The range that ``method`` chooses from the counts."""

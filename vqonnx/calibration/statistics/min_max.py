@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from vqonnx.calibration.statistics.base import Array, Statistic, register
+from vqonnx.calibration.statistics.base import Array, Unordered, register
+from vqonnx.calibration.survey import Span, Survey
 from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.kernels.bins import Range, with_zero
 from vqonnx.kernels.histogram import min_max
@@ -13,7 +14,7 @@ from vqonnx.kernels.ranges import RangeOptions
 
 @register
 @dataclass(frozen=True, slots=True)
-class MinMax(Statistic):
+class MinMax(Unordered):
     """Exact ends; merging is associative and commutative.
 
     Attributes:
@@ -44,6 +45,15 @@ class MinMax(Statistic):
             self.count + other.count,
             self.dropped + other.dropped,
         )
+
+    def span(self) -> Span:
+        """The ends."""
+        return Span()
+
+    def after(self, survey: Survey) -> Self:
+        """The union of the intervals."""
+        lost = sum(survey.lost)
+        return self.merge(type(self)(survey.low, survey.high, sum(survey.sizes) - lost, lost))
 
     def range(self, method: RangeMethod, spec: QuantSpec, options: RangeOptions) -> Range:
         """All that was observed."""

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from vqonnx.calibration.statistics.base import Array, Statistic, register
+from vqonnx.calibration.statistics.base import Array, Unordered, register
+from vqonnx.calibration.survey import Span, Survey
 from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.kernels.bins import Range, with_zero
 from vqonnx.kernels.histogram import min_max
@@ -13,7 +14,7 @@ from vqonnx.kernels.ranges import RangeOptions
 
 @register
 @dataclass(frozen=True, slots=True)
-class MovingAverage(Statistic):
+class MovingAverage(Unordered):
     """``average += rate * (sample - average)``, from the first sample on, in sample order.
 
     A sample is one feed (ONNX Runtime's tool averages the feeds of one call evenly and moves only between calls). A
@@ -65,6 +66,17 @@ class MovingAverage(Statistic):
             self.rate,
             dropped,
         )
+
+    def span(self) -> Span:
+        """The ends."""
+        return Span()
+
+    def after(self, survey: Survey) -> Self:
+        """The average, moved by one sample after the other."""
+        moved = self
+        for low, high, lost in zip(survey.lows, survey.highs, survey.lost, strict=True):
+            moved = moved.merge(type(self)(low, high, low, high, int(low <= high), self.rate, lost))
+        return moved
 
     def range(self, method: RangeMethod, spec: QuantSpec, options: RangeOptions) -> Range:
         """The averages, widened to hold zero."""

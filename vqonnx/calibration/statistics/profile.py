@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 
 from vqonnx.calibration.statistics.base import Array, register
 from vqonnx.calibration.statistics.histogram import Histogram
+from vqonnx.calibration.survey import Survey
 from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.kernels.bins import Range, with_zero
 from vqonnx.kernels.ranges import HISTOGRAM_METHODS, RangeOptions
@@ -45,6 +46,14 @@ class Profile(Histogram):
             highs=self.highs + other.highs,
             samples=self.samples + other.samples,
         )
+
+    def after(self, survey: Survey) -> Self:
+        """The sums, each sample's ends added in turn."""
+        lows, highs, samples = self.lows, self.highs, self.samples
+        for low, high in zip(survey.lows, survey.highs, strict=True):
+            if low <= high:
+                lows, highs, samples = lows + low, highs + high, samples + 1
+        return replace(Histogram.after(self, survey), lows=lows, highs=highs, samples=samples)
 
     def range(self, method: RangeMethod, spec: QuantSpec, options: RangeOptions) -> Range:
         """The ends of an average sample, or what ``method`` chooses from the counts."""
