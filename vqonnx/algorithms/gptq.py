@@ -1,0 +1,179 @@
+"""GPTQ: round one input row of the weight after the other, and let the rows still to come make up for the error.
+
+Frantar et al. 2022 (arXiv:2210.17323). For the squared output error tr((W - V)^T H (W - V)), the best answer of the
+free rows to the error of row i follows from U, the upper Cholesky factor of the inverse Hessian (section 3.3, step 3):
+``w_j -= U_ij / U_ii * (w_i - v_i)`` for all j > i. Rows are solved in steps of 128; within a step the feedback is a
+compiled loop, and the rows behind it are updated by one matrix product (step 2, lazy batch updates). Columns do not
+depend on each other: fixed tiles of them run side by side, and the result is the same for any number of threads.
+
+The codes are returned on the very grid that they were rounded on.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from vqonnx.algorithms.scale_search import search_grid
+from vqonnx.core.blocks import BlockSpec, QuantizedBlocks, block_count
+from vqonnx.errors import OptionError
+from vqonnx.kernels.blas import one_blas_thread, over_columns
+from vqonnx.kernels.block_grid import (
+    F32,
+    F64,
+    U8,
+    BlockGrid,
+    FloatArray,
+    checked_energy,
+    checked_weight,
+    min_max_grid,
+    packed,
+    top_code,
+)
+from vqonnx.kernels.hessian import checked_hessian, damped, inverse_factor
+
+_STEP = 128  # rows in a step; no effect on the result but rounding
+
+
+class Grid(Enum):
+    """How the grid of a block is chosen."""
+
+    MIN_MAX = "min-max"
+    SEARCH = "search"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GptqConfig:
+    """Options of GPTQ.
+
+    Attributes:
+        damping: Share of the mean of the Hessian's diagonal that is added to it, so that it can be inverted.
+        order_by_activation: Solve the rows with the largest inputs first ("act-order"). Grids are then chosen
+            beforehand, on the original weight ("static groups"), and the codes still come back in the original order.
+        static_grids: Choose all grids beforehand, on the original weight, instead of each when its rows' turn comes.
+        grid: How grids are chosen.
+    """
+
+    damping: float = 0.01
+    order_by_activation: bool = False
+    static_grids: bool = False
+    grid: Grid = Grid.SEARCH
+
+    def __post_init__(self) -> None:
+        if not 0 < self.damping < 1:
+            raise OptionError(f"damping is a share and must lie in (0, 1), got {self.damping}", option="damping")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """One weight, its rows in solving order.
+
+    Attributes:
+        weight: float32 [K, N], the weight; not changed.
+        factor: float32 [K, K], upper factor of the inverse Hessian.
+        energy: float32 [K], what the choice of a grid weighs the rows with.
+        block_of: Block of each row, [K].
+        grid: Scales and zero points [J, N]; filled as the rows' turns come, unless ``chosen``.
+        chosen: Whether the grids were chosen beforehand.
+        dtype: Type that scales are stored in.
+    """
+
+    weight: F32
+    factor: F32
+    energy: F32
+    block_of: npt.NDArray[np.int64]
+    grid: BlockGrid
+    chosen: bool
+    dtype: np.dtype[np.generic]
+
+
+def gptq(
+    weight: FloatArray,
+    hessian: FloatArray,
+    spec: BlockSpec,
+    config: GptqConfig | None = None,
+    *,
+    threads: int | None = None,
+) -> QuantizedBlocks:
+    """Quantize ``weight`` for the least squared error of the layer's output.
+
+    Inputs that were always 0 in calibration take no part; their rows are rounded to nearest.
+
+    Args:
+        weight: [K, N], float16, float32 or float64.
+        hessian: [K, K], sum or mean of x x^T over the layer's inputs; see :func:`vqonnx.kernels.hessian.accumulate`.
+        spec: Bits, block size, symmetry.
+        config: Options.
+        threads: Threads to use; as many as there are processors if None.
+
+    Raises:
+        QuantRangeError: The weight holds NaN or infinity.
+        OptionError: The Hessian does not fit the weight, is not finite, or not positive definite after damping.
+    """
+    config = config or GptqConfig()
+    single = checked_weight(weight)
+    moment = checked_hessian(hessian, single.shape[0])
+    order = np.arange(single.shape[0])
+    if config.order_by_activation:
+        order = np.argsort(-np.diagonal(moment), kind="stable")
+    problem = _prepared(single, moment, order, spec, config, weight.dtype)
+    codes = np.empty(single.shape, np.uint8)
+
+    def tile(left: int, right: int) -> None:
+        codes[order, left:right] = _solve_columns(problem, spec, config, left, right)
+
+    with one_blas_thread():
+        over_columns(tile, single.shape[1], threads=threads)
+    return packed(codes, problem.grid, spec, weight.dtype)
+
+
+def _prepared(
+    weight: F32, moment: F64, order: npt.NDArray[np.int64], spec: BlockSpec, config: GptqConfig, dtype: npt.DTypeLike
+) -> _Problem:
+    k, n = weight.shape
+    factor = inverse_factor(damped(moment, config.damping)[np.ix_(order, order)])
+    energy = checked_energy(np.diagonal(moment), k)
+    size = spec.size_for(k)
+    chosen = config.static_grids or config.order_by_activation
+    if chosen:
+        grid = _chosen_grid(weight, energy, spec, config).rounded(dtype)
+    else:
+        empty = np.empty((block_count(k, size), n), np.float32)
+        grid = BlockGrid(empty, empty.copy())
+    ordered = np.ascontiguousarray(weight[order]) if config.order_by_activation else weight
+    return _Problem(ordered, factor.astype(np.float32), energy, order // size, grid, chosen, np.dtype(dtype))
+
+
+def _chosen_grid(
+    weight: F32, energy: F32, spec: BlockSpec, config: GptqConfig, threads: int | None = None
+) -> BlockGrid:
+    if config.grid is Grid.MIN_MAX:
+        return min_max_grid(weight, spec, threads=threads)
+    return search_grid(weight, energy, spec, threads=threads)
+
+
+def _solve_columns(problem: _Problem, spec: BlockSpec, config: GptqConfig, left: int, right: int) -> U8:
+    """Codes of the columns [left, right), rows in solving order; fills their part of the grid."""
+    from vqonnx.kernels import gptq_loops
+
+    rows = problem.weight[:, left:right].copy()
+    k, size, top = rows.shape[0], spec.size_for(rows.shape[0]), top_code(spec)
+    scales, zeros = problem.grid.scales[:, left:right].copy(), problem.grid.zero_points[:, left:right].copy()
+    codes, errors = np.empty(rows.shape, np.uint8), np.empty((_STEP, right - left), np.float32)
+    for start in range(0, k, _STEP):
+        stop = min(start + _STEP, k)
+        inner = np.ascontiguousarray(problem.factor[start:stop, start:stop])
+        grid = (scales, zeros, problem.block_of[start:stop], top)
+        for first in range(start, stop, min(size, _STEP)):
+            last = min(first + size, stop)
+            if not problem.chosen and first % size == 0:
+                block = slice(first, first + size)
+                found = _chosen_grid(rows[block], problem.energy[block], spec, config, threads=1)
+                stored = found.rounded(problem.dtype)
+                scales[first // size], zeros[first // size] = stored.scales[0], stored.zero_points[0]
+            span = (first - start, last - start, stop - start)
+            gptq_loops.feed_back(rows[start:stop], inner, span, grid, codes[start:stop], errors)
+        rows[stop:] -= problem.factor[start:stop, stop:].T @ errors[: stop - start]
+    problem.grid.scales[:, left:right], problem.grid.zero_points[:, left:right] = scales, zeros
+    return codes

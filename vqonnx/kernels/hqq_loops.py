@@ -1,0 +1,101 @@
+"""Compiled half-quadratic rounds; ``algorithms/hqq.py`` says what they minimise."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from vqonnx.kernels.grid_loops import BELOW_HALF
+from vqonnx.kernels.jit import compiled
+from vqonnx.kernels.scale_loops import set_trial
+
+F32 = npt.NDArray[np.float32]
+
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_TINY = np.float32(1e-9)  # below a fourth root: any error this small is shrunken to 0
+
+
+@compiled
+def robust_error(w: F32, trial: F32, top: np.float32, errors: F32) -> None:
+    """Sum over the block of |w - nearest|^(3/4) for each column's trial grid."""
+    errors[:] = _ZERO
+    for i in range(w.shape[0]):
+        for c in range(w.shape[1]):
+            level = max(_ZERO, min(top, w[i, c] * trial[1, c] + trial[2, c]))
+            size = abs(w[i, c] - (np.float32(np.int32(level + BELOW_HALF)) - trial[2, c]) * trial[0, c])
+            errors[c] += math.sqrt(size) * math.sqrt(math.sqrt(size))
+
+
+@compiled
+def shrink(miss: np.float32, threshold: np.float32) -> np.float32:
+    """HQQ's generalized soft threshold, p = 3/4: sign(r) max(|r| - |r|^(p-1) / beta, 0); ``threshold`` is 1 / beta."""
+    size = abs(miss)
+    root = np.float32(math.sqrt(math.sqrt(size)))
+    left = max(np.float32(size - threshold / max(root, _TINY)), _ZERO)
+    return left if miss > _ZERO else -left
+
+
+@compiled
+def half_quadratic_step(w: F32, state: F32, top: np.float32, threshold: np.float32, refit: F32) -> None:
+    """Shrink the errors of nearest codes, move each zero point to match what is left, and refit a scale to that.
+
+    Args:
+        w: [B, C].
+        state: [3, C]: scale, its inverse, real zero point, which is moved.
+        top: The largest code.
+        threshold: 1 / beta.
+        refit: [3, C], written: the grid with the zero point rounded, the scale refitted by least squares.
+    """
+    sums = np.zeros((4, w.shape[1]), np.float32)
+    for i in range(w.shape[0]):
+        for c in range(w.shape[1]):
+            level = max(_ZERO, min(top, w[i, c] * state[1, c] + state[2, c]))
+            level = np.float32(np.int32(level + BELOW_HALF))
+            miss = w[i, c] - (level - state[2, c]) * state[0, c]
+            kept = w[i, c] - shrink(miss, threshold)
+            sums[0, c] += level - kept * state[1, c]
+            sums[1, c] += level * kept
+            sums[2, c] += kept
+            sums[3, c] += level * level
+    rows = np.float32(w.shape[0])
+    for c in range(w.shape[1]):
+        levels = sums[0, c] + sums[2, c] * state[1, c]  # the sum of the codes
+        state[2, c] = sums[0, c] / rows
+        zero = max(_ZERO, min(top, np.float32(np.rint(state[2, c]))))
+        squares = sums[3, c] - zero * (levels + levels - rows * zero)
+        product = sums[1, c] - zero * sums[2, c]
+        set_trial(refit, c, product / squares if squares > _ZERO and product > _ZERO else state[0, c], zero)
+
+
+@compiled
+def solve(w: F32, form: tuple[int, int], span: tuple[int, int], thresholds: F32, grid: tuple[F32, F32]) -> None:
+    """Improve the grids of all blocks of the columns ``span``.
+
+    Args:
+        w: [K, N].
+        form: Block size, largest code.
+        span: First column and the one after the last.
+        thresholds: 1 / beta of each round.
+        grid: Scales and zero points [J, N], round-to-nearest's on entry; changed only where the objective falls.
+    """
+    block, top = form[0], np.float32(form[1])
+    left, width = span[0], span[1] - span[0]
+    scales, zeros = grid
+    state, refit = np.empty((3, width), np.float32), np.empty((3, width), np.float32)
+    best, errors = np.empty(width, np.float32), np.empty(width, np.float32)
+    local = np.empty((block, width), np.float32)
+    for j in range(scales.shape[0]):
+        first, last = j * block, min(j * block + block, w.shape[0])
+        here = local[: last - first]
+        here[:] = w[first:last, left : left + width]
+        for c in range(width):
+            set_trial(state, c, scales[j, left + c], zeros[j, left + c])
+        robust_error(here, state, top, best)
+        for threshold in thresholds:
+            half_quadratic_step(here, state, top, threshold, refit)
+            robust_error(here, refit, top, errors)
+            for c in range(width):
+                if errors[c] < best[c]:
+                    best[c] = errors[c]
+                    scales[j, left + c], zeros[j, left + c] = refit[0, c], refit[2, c]
