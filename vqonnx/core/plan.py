@@ -91,12 +91,14 @@ class Plan:
         tensors: The quantized forms, by key.
         nodes: The quantized nodes, by name, in graph order.
         skips: The nodes left alone.
+        keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
     """
 
     target: str
     tensors: Mapping[str, TensorPlan] = field(default_factory=dict)
     nodes: Mapping[str, NodePlan] = field(default_factory=dict)
     skips: tuple[Skip, ...] = ()
+    keep_clips: bool = False
 
     def activations(self) -> list[TensorPlan]:
         """Forms whose parameters come from running the model."""

@@ -68,6 +68,7 @@ class _QdqEmitter:
     def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions, domain: str) -> None:
         self._graph = model.graph
         self._solutions = solutions
+        self._keep_clips = plan.keep_clips
         self._domain = domain
         self._names = NameAllocator.of(model)
         self._values = values_by_name(model)
@@ -92,7 +93,7 @@ class _QdqEmitter:
         bounds = clip_bounds(node)
         assert source is not None
         assert bounds is not None
-        if clips_exactly(self._solutions.params(key), *bounds):
+        if not self._keep_clips and clips_exactly(self._solutions.params(key), *bounds):
             replace_uses(output, source, self._names, keep=(node,))
             self._values[name] = source
         else:

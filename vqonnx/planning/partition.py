@@ -58,8 +58,8 @@ class Partition:
             reasons = {c.node: reason for c in pending if c.node in self._kept and (reason := self._out_of_place(c))}
             affected: dict[ir.Node, Candidate] = {}
             for node, reason in reasons.items():
-                del self._kept[node]
-                self.skips.append(Skip(node.name or "", node.op_type, reason))
+                gone = self._kept.pop(node)
+                self.skips += _skips(gone, reason)
                 affected.update((near.node, near) for near in self._neighbours(node))
             pending = list(affected.values())
 
@@ -110,3 +110,10 @@ class Partition:
             return False
         merged = candidate.add is None and candidate.node.op_type == "MatMul" and len(output.shape or ()) == 2
         return not (merged and any(node.op_type == "Add" for node, _ in output.uses()))
+
+
+def _skips(candidate: Candidate, reason: str) -> Iterator[Skip]:
+    """The candidate's nodes: with a MatMul its bias stays float too."""
+    yield Skip(candidate.name, candidate.node.op_type, reason)
+    if candidate.add is not None:
+        yield Skip(candidate.tail.name or "", candidate.tail.op_type, f"the product before it stays float: {reason}")

@@ -1,7 +1,11 @@
 """``extra_options``, with the keys of onnxruntime.quantization, parsed once into typed values."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeGuard
+
+import numpy as np
 
 from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, nearest
@@ -113,10 +117,27 @@ def parse_extra_options(raw: Mapping[str, object] | None) -> ExtraOptions:
 
 def _check_types(given: Mapping[str, object]) -> None:
     default = ExtraOptions()
-    names = {name: key for key, name in _FIELDS.items()}
-    for name, value in given.items():
-        expected = getattr(default, name)
-        if isinstance(expected, bool) and not isinstance(value, bool):
-            raise OptionError(f"extra_options: {names[name]!r} takes True or False, got {value!r}.", option=names[name])
-        if isinstance(expected, float) and not isinstance(value, (int, float)):
-            raise OptionError(f"extra_options: {names[name]!r} takes a number, got {value!r}.", option=names[name])
+    for key, name in _FIELDS.items():
+        taken, fits = _VALUES.get(name, _FLAG)
+        if name in given and given[name] != getattr(default, name) and not fits(given[name]):
+            raise OptionError(f"extra_options: {key!r} takes {taken}, got {given[name]!r}.", option=key)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+_FLAG: tuple[str, Callable[[object], bool]] = ("True or False", _is_flag)
+_VALUES: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "calib_moving_average_constant": ("a number in (0, 1]", lambda value: _is_number(value) and 0 < value <= 1),
+    "calib_max_intermediate_outputs": ("a whole number", lambda value: isinstance(value, int)),
+    "calib_percentile": ("a number", _is_number),
+    "minimum_real_range": ("a number >= 0", lambda value: _is_number(value) and 0 <= value < math.inf),
+    "tensor_quant_overrides": ("a dictionary", lambda value: isinstance(value, Mapping)),
+    "target": ("a target or the name of one", lambda value: isinstance(value, (str, Target))),
+}
+"""What an option takes, and whether a value is that; those not named here are flags."""

@@ -13,10 +13,12 @@ _WIDE_OR_NARROW_TYPES = 21
 def needed_opset(model: ir.Model, options: QuantizerOptions) -> int:
     """Least default-domain opset: 13 for scales per axis, 19 for float16 scales, 21 for 16- and 4-bit types.
 
-    With ``UseQDQContribOps`` the operators of com.microsoft take their place, and 13 is enough.
+    With ``UseQDQContribOps`` the operators of com.microsoft take their place, and 13 is enough but in float16, where
+    ONNX Runtime adds ONNX's own for the biases.
     """
+    half = any(value.dtype == ir.DataType.FLOAT16 for value in values(model))
     if options.contrib:
-        return _PER_AXIS
+        return _FLOAT16_SCALES if half else _PER_AXIS
     overrides = options.rules.overrides.values()
     types = [options.rules.activation.qtype, options.rules.weight.qtype]
     types += [override.qtype for override in overrides if override.qtype is not None]
@@ -24,5 +26,4 @@ def needed_opset(model: ir.Model, options: QuantizerOptions) -> int:
     types += [form.qtype for form in forms if form.qtype is not None]
     if any(qtype.bits != 8 for qtype in types):
         return _WIDE_OR_NARROW_TYPES
-    half = any(value.dtype == ir.DataType.FLOAT16 for value in values(model))
     return _FLOAT16_SCALES if half or any(qtype.name.startswith("float8") for qtype in types) else _PER_AXIS

@@ -32,7 +32,6 @@ class QuantizerOptions:
         moving_average: Weight of a new sample in a moving average.
         grow_weight_scale: Grow a weight's scale where the bias would not fit int32.
         contrib: Write com.microsoft's QuantizeLinear and DequantizeLinear.
-        keep_clips: Keep Relu and Clip nodes that a range repeats exactly.
     """
 
     target: Target
@@ -42,7 +41,6 @@ class QuantizerOptions:
     moving_average: float = 0.01
     grow_weight_scale: bool = True
     contrib: bool = False
-    keep_clips: bool = False
 
     @classmethod
     def of(
@@ -80,6 +78,7 @@ class QuantizerOptions:
                 op_types=tuple(op_types_to_quantize or ()),
             ),
             overrides=extra.tensor_quant_overrides,
+            keep_clips=extra.qdq_keep_removable_activations,
             everything=extra.force_quantize_no_input_check,
         )
         ranges = RangeRules(
@@ -95,7 +94,6 @@ class QuantizerOptions:
             moving_average=extra.calib_moving_average_constant,
             grow_weight_scale=not extra.qdq_disable_weight_adjust_for_int32_bias,
             contrib=extra.use_qdq_contrib_ops,
-            keep_clips=extra.qdq_keep_removable_activations,
         )
 
     def writes_contrib(self, model: ir.Model) -> bool:

@@ -1,6 +1,7 @@
 """Plan: which nodes become quantized, in what form, and why the others do not."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -30,13 +31,18 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     nodes = list(model.graph)
     _check_overrides(model, rules)
     rejected = {**rejections(nodes, rules.selection, known), **rules.floats}
-    found, skips = candidates(nodes, target, rejected)
+    found, skips = candidates(nodes, target if rules.dynamic_matmul else _constant_weights_only(target), rejected)
     partition = Partition(found, everything=rules.everything)
     tensors, plans = assign(partition, rules)
     left = [*skips, *partition.skips, *_in_bodies(nodes)]
     order = {node.name: position for position, node in enumerate(nodes)}
     left.sort(key=lambda skip: order.get(skip.node, len(order)))
-    return Plan(target=target.name, tensors=tensors, nodes=plans, skips=tuple(left))
+    return Plan(target=target.name, tensors=tensors, nodes=plans, skips=tuple(left), keep_clips=rules.keep_clips)
+
+
+def _constant_weights_only(target: Target) -> Target:
+    ops = {name: replace(support, dynamic_weight=False) for name, support in target.ops.items()}
+    return replace(target, ops=ops)
 
 
 def _in_bodies(nodes: Iterable[ir.Node]) -> list[Skip]:
