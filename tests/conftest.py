@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -14,3 +16,25 @@ settings.load_profile("vqonnx")
 def rng() -> np.random.Generator:
     """A generator that is seeded alike in every test."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def count_calls():
+    """How many functions, Python's and C's, a call makes: the work it does, whatever else the machine is doing."""
+
+    def count(function, *arguments):
+        made = 0
+
+        def on_event(frame, event, argument):
+            nonlocal made
+            made += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(on_event)
+        try:
+            function(*arguments)
+        finally:
+            sys.setprofile(before)
+        return made
+
+    return count
