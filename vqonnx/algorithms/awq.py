@@ -45,7 +45,7 @@ class AwqConfig:
     alphas: int = 20
     by_weight: bool = True
     clip: bool = True
-    columns: int = 256
+    columns: int = 128
 
     def __post_init__(self) -> None:
         for name in ("alphas", "columns"):
@@ -108,7 +108,8 @@ def _best_scales(weight: F32, moment: F64, inputs: F64, spec: BlockSpec, config:
     step = -(-weight.shape[1] // config.columns)
     some = np.ascontiguousarray(weight[:, ::step])
     candidates = _candidates(weight, inputs, config)
-    errors = [output_error(some, _Trial.of(some, t, spec, np.float32).values(spec), moment) for t in candidates]
+    single = moment.astype(np.float32)
+    errors = [output_error(some, _Trial.of(some, t, spec, np.float32).values(spec), single) for t in candidates]
     return candidates[int(np.argmin(errors))]
 
 

@@ -98,7 +98,8 @@ def gptq(
 ) -> QuantizedBlocks:
     """Quantize ``weight`` for the least squared error of the layer's output.
 
-    Inputs that were always 0 in calibration take no part; their rows are rounded to nearest.
+    Inputs that were always 0 in calibration take no part; their rows are rounded to nearest. Layers that read the same
+    inputs can be solved side by side, as one weight [K, N1 + N2 + ..]: the Hessian is then factored once.
 
     Args:
         weight: [K, N], float16, float32 or float64.
@@ -133,6 +134,8 @@ def _prepared(
 ) -> _Problem:
     k, n = weight.shape
     factor = inverse_factor(damped(moment, config.damping)[np.ix_(order, order)])
+    # Grids are searched with diag H, although feedback would suggest 1 / U_ii^2: perplexity of SmolLM2-135M at 4 bits,
+    # block 32, is 24.6 with diag H, 25.3 with 1 / U_ii^2, 25.8 without weights, 26.6 on min/max grids (float 22.4).
     energy = checked_energy(np.diagonal(moment), k)
     size = spec.size_for(k)
     chosen = config.static_grids or config.order_by_activation

@@ -43,7 +43,7 @@ class ScaleSearchConfig:
     """
 
     smallest: float = 0.5
-    ratios: int = 20
+    ratios: int = 10
     zero_steps: int = 2
     rounds: int = 3
     favour: float = 0.0

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from vqonnx.kernels.grid_loops import BELOW_HALF
 from vqonnx.kernels.jit import compiled
-from vqonnx.kernels.scale_loops import set_trial
+from vqonnx.kernels.scale_loops import nearest_level, set_trial
 
 F32 = npt.NDArray[np.float32]
 
@@ -22,8 +22,8 @@ def robust_error(w: F32, trial: F32, top: np.float32, errors: F32) -> None:
     errors[:] = _ZERO
     for i in range(w.shape[0]):
         for c in range(w.shape[1]):
-            level = max(_ZERO, min(top, w[i, c] * trial[1, c] + trial[2, c]))
-            size = abs(w[i, c] - (np.float32(np.int32(level + BELOW_HALF)) - trial[2, c]) * trial[0, c])
+            level = nearest_level(w[i, c], trial[1, c], trial[2, c], top)
+            size = abs(w[i, c] - level * trial[0, c])
             errors[c] += math.sqrt(size) * math.sqrt(math.sqrt(size))
 
 

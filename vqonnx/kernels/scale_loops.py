@@ -15,6 +15,12 @@ _SMALLEST = np.float32(2.0**-126)
 
 
 @compiled
+def nearest_level(w: np.float32, inverse: np.float32, zero: np.float32, top: np.float32) -> np.float32:
+    """The nearest code of ``w``, less the zero point; halves go up, as in round-to-nearest."""
+    return np.float32(np.int32(max(_ZERO, min(top, w * inverse + zero)) + BELOW_HALF)) - zero
+
+
+@compiled
 def correlate(w: F32, energy: F32, trial: F32, top: np.float32, sums: F32) -> None:
     """With q the nearest level of w on each column's trial grid and r = w - s q: the sums of e r q, e q^2 and e r^2.
 
@@ -29,14 +35,22 @@ def correlate(w: F32, energy: F32, trial: F32, top: np.float32, sums: F32) -> No
         sums: [3, C], written.
     """
     sums[:] = _ZERO
-    for i in range(w.shape[0]):
+    half = w.shape[0] // 2  # two rows at a time, so that sums are loaded and stored half as often
+    for i in range(half):
         for c in range(w.shape[1]):
-            level = max(_ZERO, min(top, w[i, c] * trial[1, c] + trial[2, c]))
-            level = np.float32(np.int32(level + BELOW_HALF)) - trial[2, c]
+            a = nearest_level(w[i, c], trial[1, c], trial[2, c], top)
+            b = nearest_level(w[half + i, c], trial[1, c], trial[2, c], top)
+            a_miss, b_miss = w[i, c] - a * trial[0, c], w[half + i, c] - b * trial[0, c]
+            a_energy, b_energy = energy[i, c], energy[half + i, c]
+            sums[0, c] += a_energy * a * a_miss + b_energy * b * b_miss
+            sums[1, c] += a_energy * a * a + b_energy * b * b
+            sums[2, c] += a_energy * a_miss * a_miss + b_energy * b_miss * b_miss
+    for i in range(2 * half, w.shape[0]):
+        for c in range(w.shape[1]):
+            level = nearest_level(w[i, c], trial[1, c], trial[2, c], top)
             miss = w[i, c] - level * trial[0, c]
-            weighted = energy[i, c] * level
-            sums[0, c] += weighted * miss
-            sums[1, c] += weighted * level
+            sums[0, c] += energy[i, c] * level * miss
+            sums[1, c] += energy[i, c] * level * level
             sums[2, c] += energy[i, c] * miss * miss
 
 
@@ -46,8 +60,7 @@ def block_error(w: F32, energy: F32, trial: F32, top: np.float32, errors: F64) -
     errors[:] = 0.0
     for i in range(w.shape[0]):
         for c in range(w.shape[1]):
-            level = max(_ZERO, min(top, w[i, c] * trial[1, c] + trial[2, c]))
-            level = np.float32(np.int32(level + BELOW_HALF)) - trial[2, c]
+            level = nearest_level(w[i, c], trial[1, c], trial[2, c], top)
             miss = np.float64(w[i, c]) - np.float64(level) * np.float64(trial[0, c])
             errors[c] += energy[i, c] * miss * miss
 
