@@ -189,8 +189,7 @@ class Drafting:
         return method
 
     def _emitted(self, draft: Draft) -> ir.Model:
-        contrib = self.job.options.writes_contrib(self.prepared.model)
-        return emit(self.prepared.model, draft.plan, draft.solutions, contrib=contrib)
+        return emit(self.prepared.model, draft.plan, draft.solutions)
 
     def _compared(self, draft: Draft) -> Draft:
         """The draft with its figures on held-back samples."""

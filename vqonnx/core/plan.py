@@ -91,6 +91,8 @@ class Plan:
         tensors: The quantized forms, by key.
         nodes: The quantized nodes, by name, in graph order.
         skips: The nodes left alone.
+        contrib: Whether com.microsoft's QuantizeLinear and DequantizeLinear are written, which know 16- and 4-bit
+            types below opset 21.
         keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
     """
 
@@ -99,6 +101,7 @@ class Plan:
     nodes: Mapping[str, NodePlan] = field(default_factory=dict)
     skips: tuple[Skip, ...] = ()
     keep_clips: bool = False
+    contrib: bool = False
 
     def activations(self) -> list[TensorPlan]:
         """Forms whose parameters come from running the model."""

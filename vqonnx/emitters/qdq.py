@@ -35,7 +35,7 @@ class _Params:
     attributes: Mapping[str, int]
 
 
-def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions, *, contrib: bool = False) -> None:
+def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
     """Rewrite a private model into QDQ form, in place.
 
     One pair a tensor: every reader of a value that an integer node computes reads its dequantized form, since
@@ -45,12 +45,10 @@ def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions, *, contrib: bool
         model: The prepared float model.
         plan: What to quantize.
         solutions: The numbers.
-        contrib: Use ``com.microsoft``'s QuantizeLinear and DequantizeLinear, which know 16- and 4-bit types
-            below opset 21.
     """
-    if contrib and plan.nodes:
+    if plan.contrib and plan.nodes:
         model.graph.opset_imports.setdefault(_CONTRIB, 1)
-    emitter = _QdqEmitter(model, plan, solutions, f"{_CONTRIB}::" if contrib else "")
+    emitter = _QdqEmitter(model, plan, solutions, f"{_CONTRIB}::" if plan.contrib else "")
     for node in plan.nodes.values():
         if node.kernel is Kernel.CLIPS:
             emitter.emit_clip(node)

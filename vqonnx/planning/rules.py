@@ -83,6 +83,7 @@ class PlanRules:
         selection: Which nodes may be quantized.
         overrides: By tensor name.
         floats: Nodes that must stay float, with the reason (the guard's findings).
+        contrib: Write com.microsoft's QuantizeLinear and DequantizeLinear.
         keep_clips: Keep a Relu or Clip where a range repeats it exactly.
         everything: Quantize light operators wherever the target has a kernel, not only between others.
     """
@@ -97,4 +98,5 @@ class PlanRules:
     overrides: Mapping[str, Override] = field(default_factory=dict)
     floats: Mapping[str, str] = field(default_factory=dict)
     keep_clips: bool = False
+    contrib: bool = False
     everything: bool = False

@@ -241,7 +241,7 @@ class BaseQuantizer(QuantizedTensors):
     def _emitted(self) -> ir.Model:
         if self.solutions is None:
             self.solutions = self.solve()
-        return emit(self.model, self.current_plan(), self.solutions, contrib=self.options.writes_contrib(self.model))
+        return emit(self.model, self.current_plan(), self.solutions)
 
     def _quantize_constant(self, name: str, spec: QuantSpec, keep_float: bool) -> Names:
         array = self.float_array(name)

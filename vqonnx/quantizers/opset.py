@@ -17,7 +17,7 @@ def needed_opset(model: ir.Model, options: QuantizerOptions) -> int:
     ONNX Runtime adds ONNX's own for the biases.
     """
     half = any(value.dtype == ir.DataType.FLOAT16 for value in values(model))
-    if options.contrib:
+    if options.rules.contrib:
         return _FLOAT16_SCALES if half else _PER_AXIS
     overrides = options.rules.overrides.values()
     types = [options.rules.activation.qtype, options.rules.weight.qtype]

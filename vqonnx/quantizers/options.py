@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import onnx_ir as ir
-
 from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.core.target import Target
 from vqonnx.kernels.ranges import RangeOptions
@@ -31,7 +29,6 @@ class QuantizerOptions:
         ranges: How ranges become parameters.
         moving_average: Weight of a new sample in a moving average.
         grow_weight_scale: Grow a weight's scale where the bias would not fit int32.
-        contrib: Write com.microsoft's QuantizeLinear and DequantizeLinear.
     """
 
     target: Target
@@ -40,7 +37,6 @@ class QuantizerOptions:
     ranges: RangeRules = RangeRules()  # noqa: RUF009 - frozen
     moving_average: float = 0.01
     grow_weight_scale: bool = True
-    contrib: bool = False
 
     @classmethod
     def of(
@@ -79,6 +75,7 @@ class QuantizerOptions:
             ),
             overrides=extra.tensor_quant_overrides,
             keep_clips=extra.qdq_keep_removable_activations,
+            contrib=extra.use_qdq_contrib_ops,
             everything=extra.force_quantize_no_input_check,
         )
         ranges = RangeRules(
@@ -93,15 +90,7 @@ class QuantizerOptions:
             ranges=ranges,
             moving_average=extra.calib_moving_average_constant,
             grow_weight_scale=not extra.qdq_disable_weight_adjust_for_int32_bias,
-            contrib=extra.use_qdq_contrib_ops,
         )
-
-    def writes_contrib(self, model: ir.Model) -> bool:
-        """Whether com.microsoft's operators are written: on request, or above the target's highest opset.
-
-        DirectML lists int32 for ONNX's DequantizeLinear up to opset 20 only, and for com.microsoft's at any.
-        """
-        return self.contrib or (model.graph.opset_imports.get("") or 0) > self.target.max_opset
 
 
 def resolve_target(target: Target | str) -> Target:

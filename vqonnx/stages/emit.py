@@ -10,12 +10,12 @@ from vqonnx.graph.io import load
 TARGET_KEY = "vqonnx.target"
 
 
-def emit(model: ir.Model, plan: Plan, solutions: Solutions, *, contrib: bool = False) -> ir.Model:
+def emit(model: ir.Model, plan: Plan, solutions: Solutions) -> ir.Model:
     """A quantized copy of a prepared model, which itself stays as it is; tensors left float are shared.
 
     The target's name is stored in the metadata under ``vqonnx.target``.
     """
     quantized = load(model)
-    emit_qdq(quantized, plan, solutions, contrib=contrib)
+    emit_qdq(quantized, plan, solutions)
     quantized.metadata_props[TARGET_KEY] = plan.target
     return quantized

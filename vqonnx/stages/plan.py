@@ -37,7 +37,22 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     left = [*skips, *partition.skips, *_in_bodies(nodes)]
     order = {node.name: position for position, node in enumerate(nodes)}
     left.sort(key=lambda skip: order.get(skip.node, len(order)))
-    return Plan(target=target.name, tensors=tensors, nodes=plans, skips=tuple(left), keep_clips=rules.keep_clips)
+    return Plan(
+        target=target.name,
+        tensors=tensors,
+        nodes=plans,
+        skips=tuple(left),
+        keep_clips=rules.keep_clips,
+        contrib=rules.contrib or _above(target, model),
+    )
+
+
+def _above(target: Target, model: ir.Model) -> bool:
+    """Whether the model's opset is above the target's highest, so that com.microsoft's operators must serve.
+
+    DirectML lists int32, the type of biases, for ONNX's DequantizeLinear up to opset 20 only.
+    """
+    return (model.graph.opset_imports.get("") or 0) > target.max_opset
 
 
 def _constant_weights_only(target: Target) -> Target:
