@@ -24,36 +24,42 @@ class CodeBook:
 
     Attributes:
         name: Its name in Neural Compressor and bitsandbytes.
-        values: float32, ascending, the largest magnitude 1.
-        codes: int8, the 4-bit number of each value in two's complement, as Neural Compressor stores it; 0.0 has code 0.
-        nibbles: uint8, the number of each value in com.microsoft.MatMulBnb4; None if that has no such book.
+        levels: float64, ascending, as published: the largest magnitude is 1, 6 or 12.
+        codes: int8, the 4-bit number of each level in two's complement, as Neural Compressor stores it; 0.0 has code 0.
+        nibbles: uint8, the number of each level in com.microsoft.MatMulBnb4; None if that has no such book.
         quant_type: MatMulBnb4's attribute for this book; None likewise.
     """
 
     name: str
-    values: F32
+    levels: npt.NDArray[np.float64]
     codes: npt.NDArray[np.int8]
     nibbles: U8 | None = None
     quant_type: int | None = None
 
-    def nearest(self, values: FloatArray) -> U8:
-        """Index of the nearest of the book's values for each of ``values``; halfway between two, the lower one.
-
-        What lies outside of the book becomes its first or last value, and NaN the first.
-        """
-        from vqonnx.kernels.codebook_loops import count_below
-
-        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-        middles = ((self.values[1:] + self.values[:-1]) / 2).astype(np.float32)
-        places = np.empty(flat.size, np.uint8)
-        in_parallel(lambda a, b: count_below(flat[a:b], middles, places[a:b]), flat.size)
-        return places.reshape(np.shape(values))
+    @property
+    def values(self) -> F32:
+        """The levels divided by the largest, float32: what a block's ``absmax`` is multiplied by."""
+        values: F32 = (self.levels / self.levels[-1]).astype(np.float32)
+        return values
 
 
-def _mirrored(positive: tuple[float, ...]) -> F32:
-    """Ascending: the negatives, 0, the positives; the largest becomes 1."""
-    half = np.array(positive, np.float64) / max(positive)
-    return np.concatenate([-half[::-1], [0.0], half]).astype(np.float32)
+def nearest_level(values: FloatArray, levels: FloatArray) -> U8:
+    """Index of the nearest of ``levels`` (ascending) for each of ``values``; halfway between two, the lower one.
+
+    What lies outside becomes the first or the last level, and NaN the first. The comparison is made in float32.
+    """
+    from vqonnx.kernels.codebook_loops import count_below
+
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+    middles, places = ((levels[1:] + levels[:-1]) / 2).astype(np.float32), np.empty(flat.size, np.uint8)
+    in_parallel(lambda a, b: count_below(flat[a:b], middles, places[a:b]), flat.size)
+    return places.reshape(np.shape(values))
+
+
+def _mirrored(*positive: float) -> npt.NDArray[np.float64]:
+    """Ascending: the negatives, 0, the positives."""
+    half = np.array(positive)
+    return np.concatenate([-half[::-1], [0.0], half])
 
 
 _NF4 = (
@@ -66,13 +72,17 @@ _FP4_CODES = np.array([-5, -6, -3, -4, -1, -2, -7, 0, 1, 6, 7, 4, 5, 2, 3], np.i
 
 NF4 = CodeBook(
     "nf4",
-    np.array(_NF4, np.float32),
+    np.array(_NF4),
     np.array([7, 1, 2, 3, 4, 5, 6, 0, -8, -7, -6, -5, -4, -3, -2, -1], np.int8),
     np.arange(16, dtype=np.uint8),
     1,
 )
-FP4 = CodeBook("fp4", _mirrored((0.0625, 2, 3, 4, 6, 8, 12)), _FP4_CODES, _FP4_CODES.view(np.uint8) & np.uint8(15), 0)
-FP4_E2M1 = CodeBook("fp4_e2m1", _mirrored((0.0625, 1, 1.5, 2, 3, 4, 6)), np.arange(-7, 8, dtype=np.int8))
+FP4 = CodeBook("fp4", _mirrored(0.0625, 2, 3, 4, 6, 8, 12), _FP4_CODES, _FP4_CODES.view(np.uint8) & np.uint8(15), 0)
+FP4_E2M1 = CodeBook(
+    "fp4_e2m1",
+    _mirrored(0.0625, 1, 1.5, 2, 3, 4, 6),
+    np.array([-1, -2, -3, -4, -5, -6, -7, 0, 1, 2, 3, 4, 5, 6, 7], np.int8),  # sign and magnitude: 1111 is -6
+)
 
 CODE_BOOKS = {"nf4": NF4, "fp4": FP4, "fp4_e2m1": FP4_E2M1, "fp4_e2m1_bnb": FP4}
 """By the names that Neural Compressor gives them."""
@@ -111,7 +121,7 @@ def round_to_book(weight: FloatArray, book: CodeBook, block_size: int) -> Codebo
         raise QuantRangeError("the weight holds NaN or infinite values, for which no scale exists")
     absmax = np.where(absmax == 0, np.float32(1), np.maximum(absmax, np.float32(2.0**-126)))
     blocks *= (np.float32(1) / absmax)[:, None]
-    codes = book.nibbles[book.nearest(flat[: k * n])]
+    codes = book.nibbles[nearest_level(flat[: k * n], book.values)]
     swapped = pack(codes, 4)
     return CodebookBlocks(
         codes=(swapped << np.uint8(4)) | (swapped >> np.uint8(4)),

@@ -1,0 +1,1 @@
+"""Other tools' module names, functions and defaults over this package's own code."""
