@@ -118,39 +118,45 @@ def _measure(patterns: U32, values: F32, low: F32, high: F32, largest: U32) -> N
 
 
 @compiled
-def _storable(step: np.float32, kind: int) -> np.float32:
-    """The normal ``step`` > 0 as the weight's type holds it: float16 to nearest even, bfloat16 up."""
-    if kind == FLOAT32:
-        return step
-    if kind == FLOAT16 and step < _HALF_NORMAL:
-        return np.float32((step + _HALF_GRID) - _HALF_GRID)
-    pattern = np.empty(1, np.uint32)
-    real = pattern.view(np.float32)
-    real[0] = step
+def _round_scales(scales: F32, kind: int) -> None:
+    """Make positive, normal scales what the weight's type holds: float16 to nearest even, bfloat16 up."""
+    patterns = scales.view(np.uint32)
     if kind == BFLOAT16:
-        pattern[0] = (pattern[0] + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
-    else:
-        odd = (pattern[0] >> np.uint32(13)) & np.uint32(1)
-        pattern[0] = (pattern[0] + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)
-    return np.float32(real[0])
+        for c in range(scales.size):
+            patterns[c] = (patterns[c] + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
+    elif kind == FLOAT16:
+        for c in range(scales.size):
+            subnormal = (scales[c] + _HALF_GRID) - _HALF_GRID
+            small = scales[c] < _HALF_NORMAL
+            odd = (patterns[c] >> np.uint32(13)) & np.uint32(1)
+            patterns[c] = (patterns[c] + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)
+            scales[c] = subnormal if small else scales[c]
 
 
 @compiled
-def _choose(low: np.float32, high: np.float32, form: Form, kind: int) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of a block with the range [low, high]."""
+def _choose(ranges: tuple[F32, F32], form: Form, kind: int, scales: F32, zeros: F32) -> None:
+    """Scales and zero points of blocks with the given ranges; one SIMD lane a channel."""
+    low, high = ranges
     bits, _, symmetric, _ = form
     top, middle = np.float32((1 << bits) - 1), np.float32(1 << (bits - 1))
-    if low == high:
-        return np.float32(1), np.uint8(middle if symmetric else np.float32(0))
-    step = max(high, -low) / middle if symmetric else (high - low) / top
-    if step > _LARGEST:
-        step = high / top - low / top
-    step = max(step, _HALF_STEP if kind == FLOAT16 else _SMALLEST_NORMAL)
-    scale = _storable(step, kind)
+    smallest = _HALF_STEP if kind == FLOAT16 else _SMALLEST_NORMAL
+    steps = np.empty(low.size, np.float32)
+    for c in range(low.size):
+        step = max(high[c], -low[c]) / middle if symmetric else (high[c] - low[c]) / top
+        step = step if step <= _LARGEST else high[c] / top - low[c] / top
+        step = step if step > smallest else smallest
+        steps[c] = step if low[c] < high[c] else np.float32(1)
+    scales[:] = steps
+    _round_scales(scales, kind)
     if symmetric:
-        return (-scale if high > -low else scale), np.uint8(middle)
-    exact = scale if kind == BFLOAT16 else step
-    return scale, np.uint8(min(-low / exact, top) + _BELOW_HALF)
+        zeros[:] = middle
+        for c in range(low.size):
+            scales[c] = -scales[c] if high[c] > -low[c] else scales[c]
+    else:
+        exact = scales if kind == BFLOAT16 else steps
+        for c in range(low.size):
+            zero = -low[c] / exact[c]
+            zeros[c] = np.float32(np.int32((zero if zero < top else top) + _BELOW_HALF))
 
 
 @compiled
@@ -172,15 +178,26 @@ def _encode(reals: F32, scales: F32, zeros: F32, bits: int, words: U32) -> None:
 
 
 @compiled
-def _parameters(ranges: tuple[F32, F32], ratios: F32, form: Form, place: tuple[int, int, int], target: Target) -> None:
-    """Choose and store the scales and zero points of a tile."""
+def _shrink(ranges: tuple[F32, F32], ratios: F32, channel: int, block: int) -> None:
+    """Multiply the ranges of a tile by their ratios."""
     low, high = ranges
-    channel, block, kind = place
+    column = min(block, ratios.shape[1] - 1)
     for c in range(low.size):
-        ratio = ratios[min(channel + c, ratios.shape[0] - 1), min(block, ratios.shape[1] - 1)]
-        scale, zero = _choose(low[c] * ratio, high[c] * ratio, form, kind)
-        target[1][channel + c, block] = scale
-        target[2][channel + c, block] = zero
+        ratio = ratios[min(channel + c, ratios.shape[0] - 1), column]
+        low[c] *= ratio
+        high[c] *= ratio
+
+
+@compiled
+def _parameters(scales: F32, zeros: F32, given: bool, place: tuple[int, int], target: Target) -> None:
+    """Read the parameters of a tile from the target where they are given, else write them there."""
+    channel, block = place
+    stored, stored_zeros = target[1][channel : channel + scales.size], target[2][channel : channel + scales.size]
+    for c in range(scales.size):
+        if given:
+            scales[c], zeros[c] = stored[c, block], stored_zeros[c, block]
+        else:
+            stored[c, block], stored_zeros[c, block] = scales[c], np.uint8(zeros[c])
 
 
 @compiled
@@ -198,7 +215,7 @@ def quantize_tasks(source: Source, ratios: F32, form: Form, target: Target, star
     Returns:
         Whether every element was finite; not looked at where scales are given.
     """
-    codes, scales, zero_points = target
+    codes = target[0]
     bits, size, _, given = form
     out_features, blocks, rows = codes.shape
     width = tile_width(size)
@@ -210,14 +227,15 @@ def quantize_tasks(source: Source, ratios: F32, form: Form, target: Target, star
         patterns, words = np.empty((size, count), np.uint32), np.empty((rows, count), np.uint32)
         reals = patterns.view(np.float32)
         low, high = np.empty(count, np.float32), np.empty(count, np.float32)
+        scales, zeros = np.empty(count, np.float32), np.empty(count, np.float32)
         first = task // columns * _BLOCKS_PER_TASK
         for block in range(first, min(first + _BLOCKS_PER_TASK, blocks)):
             finite &= _load(source, block * size, channel, (patterns, reals, low, high), not given)
             if not given:
-                _parameters((low, high), ratios, form, (channel, block, source[2]), target)
-            own = scales[channel : channel + count, block].copy()
-            zeros = zero_points[channel : channel + count, block].astype(np.float32)
-            _encode(reals, own, zeros, bits, words)
+                _shrink((low, high), ratios, channel, block)
+                _choose((low, high), form, source[2], scales, zeros)
+            _parameters(scales, zeros, given, (channel, block), target)
+            _encode(reals, scales, zeros, bits, words)
             turned = codes[channel : channel + count, block]
             for c in range(count):
                 for word in range(rows):
