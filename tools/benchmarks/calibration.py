@@ -1,63 +1,87 @@
-"""Time of calibration alone, for each tool."""
+"""Time of calibration alone, for each tool, against plain runs of the float model.
 
+All in one process and after a warm-up of both: importing, compiling kernels and reading samples are not calibration.
+"""
+
+import os
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnxruntime as ort
 
-from benchmarks.feeds import stream
+from benchmarks.feeds import Feed, stream
 
 METHODS = ("MinMax", "Percentile")
-Calibrate = Callable[[str, Path, Path, int], float]
+_ROUNDS = 5
+_CORES = os.cpu_count() or 1
+Work = Callable[[], object]
+Calibrate = Callable[[str, Path, Sequence[Feed], Path], Work]
 
 
-def plain_seconds(model: Path, feeds: Path, samples: int) -> float:
-    """Seconds to run the float model on the feeds, read from files, in one session on all cores."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    session.run(None, next(stream(feeds)))
+def measure(tool: str, method: str, model: Path, feeds: Path, samples: int) -> tuple[float, float]:
+    """Seconds of plain runs on the feeds, and of calibration on the same: medians of rounds that take turns."""
+    loaded = list(stream(feeds, samples))
+    with tempfile.TemporaryDirectory() as folder:
+        works = _plain(model, loaded), TOOLS[tool](method, model, loaded, Path(folder))
+        for work in works:
+            work()
+        rounds = [[_seconds(work) for work in works] for _ in range(_ROUNDS)]
+    plain, seconds = map(statistics.median, zip(*rounds, strict=True))
+    return plain, seconds
+
+
+def _seconds(work: Work) -> float:
     start = time.perf_counter()
-    for feed in stream(feeds, samples):
-        session.run(None, feed)
+    work()
     return time.perf_counter() - start
 
 
-def _peer(method: str, model: Path, feeds: Path, samples: int) -> float:
+def _plain(model: Path, feeds: Sequence[Feed]) -> Work:
+    """Runs of the float model in one session that stays open, on all cores."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = _CORES
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+    def work() -> None:
+        for feed in feeds:
+            session.run(None, feed)
+
+    return work
+
+
+def _peer(method: str, model: Path, feeds: Sequence[Feed], folder: Path) -> Work:
+    """``collect_data``; the session is made before, with the calibrator."""
     import onnxruntime.quantization as peer
     from onnxruntime.quantization.calibrate import create_calibrator
 
-    from benchmarks.peer import PeerReader
+    from benchmarks.peer import ListReader
 
-    with tempfile.TemporaryDirectory() as folder:
-        start: float = time.perf_counter()
-        calibrator = create_calibrator(
-            model,
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
-            calibrate_method=peer.CalibrationMethod[method],
-        )
-        calibrator.collect_data(PeerReader(feeds, samples))
-        calibrator.compute_data()
-        return time.perf_counter() - start
+    calibrator = create_calibrator(
+        model,
+        augmented_model_path=str(folder / "augmented.onnx"),
+        calibrate_method=peer.CalibrationMethod[method],
+    )
+    return lambda: calibrator.collect_data(ListReader(feeds))
 
 
-def _ours(method: str, model: Path, feeds: Path, samples: int) -> float:
-    from vqonnx import CalibrationMethod, quantize_static
+def _ours(method: str, model: Path, feeds: Sequence[Feed], folder: Path) -> Work:
+    """``observe``, which makes its sessions itself, with one worker a core."""
+    from vqonnx.graph.io import load
+    from vqonnx.quantizers.options import QuantizerOptions
+    from vqonnx.quantizers.types import CalibrationMethod
+    from vqonnx.stages.observe import observe
+    from vqonnx.stages.plan import make_plan
+    from vqonnx.stages.prepare import prepare
 
-    with tempfile.TemporaryDirectory() as folder:
-        report = quantize_static(
-            model,
-            Path(folder) / "out.onnx",
-            stream(feeds, samples),
-            calibrate_method=CalibrationMethod[method],
-            target="cpu",
-            guard=False,
-            bias_correction=False,
-        )
-    # Of the samples, some are held back for verification and not observed.
-    return report.seconds["observe"] * samples / report.samples
+    prepared = prepare(load(model))
+    options = QuantizerOptions.of(method=CalibrationMethod[method].method)
+    plan = make_plan(prepared.model, options.target, options.rules, prepared.folded)
+    wanted = {tensor.tensor: tensor.method for tensor in plan.activations() if tensor.method is not None}
+    return lambda: observe(prepared.model, wanted, feeds)
 
 
 TOOLS: dict[str, Calibrate] = {"vqonnx": _ours, "onnxruntime": _peer}

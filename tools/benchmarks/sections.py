@@ -45,7 +45,7 @@ def calibration(settings: Settings) -> Iterator[Table]:
         Column("seconds", "seconds", 2),
         Column("note", "note"),
     )
-    note = f"{settings.samples} samples; plain: the float model on the same files in one session, on all cores."
+    note = f"{settings.samples} samples in memory; plain: the float model in one session, on all cores, taking turns."
     yield Table("Calibration time", note, columns, tuple(rows))
 
 

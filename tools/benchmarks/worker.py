@@ -60,11 +60,11 @@ def latency(models: dict[str, str], feeds: str, rounds: int) -> Result:
 
 
 def calibrate(tool: str, method: str, model: str, feeds: str, samples: int) -> Result:
-    """Seconds of calibration over seconds of as many plain runs of the float model, both from files."""
+    """Seconds of calibration, and of as many plain runs of the float model."""
     from benchmarks import calibration
 
-    plain = calibration.plain_seconds(Path(model), Path(feeds), samples)
-    return {"plain": plain, "seconds": calibration.TOOLS[tool](method, Path(model), Path(feeds), samples)}
+    plain, seconds = calibration.measure(tool, method, Path(model), Path(feeds), samples)
+    return {"plain": plain, "seconds": seconds}
 
 
 def scale(variant: str, nodes: int, folder: str) -> Result:

@@ -83,20 +83,26 @@ class Measured:
 def measure(task: Task) -> Measured:
     """Run the samples of ``task`` and measure their tensors."""
     start = time.perf_counter()
-    surveyor, statistics, error = Surveyor(task.spans), [], None
+    surveyor, error = Surveyor(task.spans), None
+    statistics: list[dict[str, Statistic]] = []
     for sample, feed in task.samples:
         try:
-            tensors = _run(task.source, sample, feed)
-            found = {}
-            for name, statistic in task.empty.items():
-                with placed(name, sample):
-                    found[name] = statistic.of(tensors[name])
+            statistics.append(_measured(task, surveyor, sample, feed))
         except SampleError as caught:
             error = caught  # samples before it are measured all the same
             break
-        surveyor.add(tensors)
-        statistics.append(found)
     return Measured(surveyor.surveys(), statistics, time.perf_counter() - start, error)
+
+
+def _measured(task: Task, surveyor: Surveyor, sample: int, feed: Feed) -> dict[str, Statistic]:
+    """Run one sample and add it to the survey; a function, so that its tensors are gone when the next one runs."""
+    tensors = _run(task.source, sample, feed)
+    found = {}
+    for name, statistic in task.empty.items():
+        with placed(name, sample):
+            found[name] = statistic.of(tensors[name])
+    surveyor.add(tensors)
+    return found
 
 
 def _run(source: Source, sample: int, feed: Feed) -> dict[str, Array]:
