@@ -46,7 +46,7 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 @compiled
 def tile_width(block_size: int) -> int:
     """Output channels of a tile."""
-    return min(max(_TILE // block_size, 16), 1024)
+    return min(max(_TILE // block_size, 64), 1024)
 
 
 @compiled
@@ -84,10 +84,13 @@ def _load(source: Source, first: int, channel: int, tile: Tile, measure: bool) -
 @compiled
 def _turn(part: npt.NDArray[np.unsignedinteger], bits: U32) -> None:
     """The transpose of ``part`` [channels, rows] into the first rows of ``bits``."""
-    for c in range(part.shape[0]):
-        column = part[c]
-        for k in range(column.size):
-            bits[k, c] = column[k]
+    # Eight channels at a time: as many cache lines stay in one set of the first cache when their distance is 4 KiB.
+    for start in range(0, part.shape[0], 8):
+        few = part[start : start + 8]
+        for k in range(part.shape[1]):
+            row = bits[k, start : start + 8]
+            for c in range(few.shape[0]):
+                row[c] = few[c, k]
 
 
 @compiled
