@@ -31,6 +31,7 @@ from vqonnx.stages.observe import ObserveOptions, observe
 from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import Prepared
 from vqonnx.stages.sensitivity import sensitivities
+from vqonnx.stages.verify import model_bytes
 
 _GUARD_ROUNDS = 8
 _TRIAL_SAMPLES = 16
@@ -43,6 +44,8 @@ _NEAR_DB = 6.0
 _GAIN_DB = 3.0
 """… if each step gains this much."""
 _FEW_NODES = 4
+_SMALL_BYTES = 1 << 28
+"""… and the model is small: the search opens a session for each operator, 2.4 s each for 650 MB."""
 
 
 class Correction(Enum):
@@ -241,7 +244,8 @@ class Drafting:
         gain much. Biases are corrected once, at the end.
         """
         least = self.job.min_sqnr_db
-        if draft.worst_db >= least + _NEAR_DB or not draft.plan.nodes:
+        near = _NEAR_DB if model_bytes(self.prepared.model) < _SMALL_BYTES else 0.0
+        if draft.worst_db >= least + near or not draft.plan.nodes:
             return draft
         best = self._compared(self._drafted(draft.method, draft.floats))
         ranking, count = self._most_sensitive(best), 1
