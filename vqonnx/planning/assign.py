@@ -11,6 +11,7 @@ from vqonnx.core.qtype import INT32
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Kernel
 from vqonnx.errors import OptionError
+from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import Candidate
 from vqonnx.planning.partition import Partition
@@ -150,10 +151,14 @@ def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str
         return None
     if bias.dtype != ir.DataType.FLOAT:
         return None  # float16 cannot hold input_scale * weight_scale: such biases stay float
-    per_channel = isinstance(work.tensors[weight].spec.granularity, PerAxis)
+    granularity = work.tensors[weight].spec.granularity
+    per_channel = isinstance(granularity, PerAxis)
+    if per_channel and granularity != PerAxis(candidate.channel_axis() or 0):
+        return None  # the user's axis is not that of the outputs
     spec = QuantSpec(qtype=INT32, symmetric=True, granularity=PerAxis(0) if per_channel else PerTensor())
     form = _form(bias.name or "", Role.BIAS, spec, None)
-    return _add(work, replace(form, scale_of=(source, weight)))
+    repeats = int_attribute(candidate.node, "group", 1) if candidate.node.op_type == "ConvTranspose" else 1
+    return _add(work, replace(form, scale_of=(source, weight), repeats=repeats if per_channel else 1))
 
 
 def _form(name: str, role: Role, spec: QuantSpec, override: Override | None) -> TensorPlan:

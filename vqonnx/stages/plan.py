@@ -74,9 +74,17 @@ def _check_overrides(model: ir.Model, rules: PlanRules) -> None:
     if not rules.overrides:
         return
     present = values_by_name(model)
-    for name in rules.overrides:
+    nodes = {node.name or "" for node in model.graph}
+    for name, override in rules.overrides.items():
         if name not in present:
             raise OptionError(
                 f"TensorQuantOverrides: the model has no tensor {name!r}{nearest(name, present)}.",
                 option="TensorQuantOverrides",
             )
+        for reader in override.conversion.readers if override.conversion else ():
+            if reader not in nodes:
+                raise OptionError(
+                    f"TensorQuantOverrides: {name!r} is to be converted for {reader!r}, which is no node of the model"
+                    f"{nearest(reader, nodes)}.",
+                    option="TensorQuantOverrides",
+                )
