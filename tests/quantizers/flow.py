@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from vqonnx.calibration.statistics.min_max import MinMax
 from vqonnx.core.plan import Plan
 from vqonnx.core.spec import RangeMethod
 from vqonnx.core.target import OpSupport, Target
@@ -73,7 +74,8 @@ def quantizer(
     )
     made = kind(prepared(model, options), extra_options=extra, **arguments)
     wanted = {one.tensor: RangeMethod.MIN_MAX for one in made.current_plan().activations() if one.method is not None}
-    made.tensors_range = dict(observe(made.model, wanted, [dict(feed) for feed in feeds], ObserveOptions()).tensors)
+    found = observe(made.model, wanted, [dict(feed) for feed in feeds], ObserveOptions()).tensors
+    made.tensors_range = {name: (one.low, one.high) for name, one in found.items() if isinstance(one, MinMax)}
     return made
 
 

@@ -129,7 +129,7 @@ class BaseQuantizer(QuantizedTensors):
         axis: int = -1,
         from_subgraph: bool = False,
     ) -> tuple[list[str], list[str], list[str], list[onnx.NodeProto]]:
-        """Quantize the constant inputs of a node.
+        """Quantize the constant inputs of a node; what ``find_quantized_value`` finds is used as it is.
 
         Args:
             node: The node, by its name in the plan.
@@ -148,6 +148,10 @@ class BaseQuantizer(QuantizedTensors):
         found: list[Names] = []
         for index in indices:
             name = keys[index] or node.input[index]
+            known = self.find_quantized_value(name)
+            if known is not None:
+                found.append((known.q_name, known.zp_name, known.scale_name))
+                continue
             tensor = self._tensor_plan(name)
             qtype = QuantType.from_qtype((tensor.spec if tensor else self.options.rules.weight).qtype)
             if op_level_per_channel:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from vqonnx.core.granularity import PerAxis
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.spec import QuantSpec
+from vqonnx.errors import OptionError
 
 Array = npt.NDArray[np.generic]
 
@@ -69,8 +70,16 @@ class QuantizedTensors:
         return self.store_params(name, quantized.params)
 
     def quantized_tensor(self, q_name: str, spec: QuantSpec) -> QuantizedTensor:
-        """Codes, scale and zero point behind the name of some codes."""
-        value = self._by_codes[q_name]
+        """Codes, scale and zero point behind the name of some codes, of this graph or the one around it.
+
+        Raises:
+            OptionError: No codes have that name.
+        """
+        value = self._by_codes.get(q_name)
+        if value is None and self.parent is not None:
+            return self.parent.quantized_tensor(q_name, spec)
+        if value is None:
+            raise OptionError(f"no codes are called {q_name!r}; keep them with store(), which returns their names.")
         scale = self.initializers[value.scale_name].astype(self.scale_dtype(value.original_name))
         params = QuantParams(scale, self.initializers[value.zp_name], spec)
         return QuantizedTensor(self.initializers[q_name], params)
