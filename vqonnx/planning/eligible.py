@@ -59,6 +59,14 @@ class Candidate:
         shape, axis = weight.shape.numpy(), self.channel_axis()
         return weight.size >= least * (shape[axis] if axis is not None and axis < len(shape) else 1)
 
+    def widens(self) -> bool:
+        """Whether the node multiplies with a weight and gives more channels than it takes."""
+        weight, axis = constant_tensor(self.weight()), self.channel_axis()
+        if self.support.heavy_from is None or weight is None or axis is None or len(weight.shape) < 2:
+            return False
+        shape = weight.shape.numpy()
+        return shape[1 - axis] * int_attribute(self.node, "group", 1) < shape[axis]
+
     def channel_axis(self) -> int | None:
         """Output-channel axis of the weight; None where only one scale for the whole weight works."""
         axis, flag = self.support.weight_axis, self.support.transposed

@@ -64,17 +64,33 @@ class Partition:
             pending = list(affected.values())
 
     def _neighbours(self, node: ir.Node) -> Iterator[Candidate]:
+        """Nodes whose place may depend on this one: a clip or mover hands the question on to what is before it."""
         for near in (*node.predecessors(), *node.successors()):
             candidate = self._kept.get(near) or self._by_tail.get(near)
             if candidate is not None and candidate.node in self._kept:
                 yield candidate
+        pending, before = [node], set[ir.Node]()
+        while pending:
+            for near in pending.pop().predecessors():
+                found = self._kept.get(near)
+                if found is None or near in before:
+                    continue
+                before.add(near)
+                if found.support.kernel is Kernel.COMPUTE:
+                    yield found
+                else:
+                    pending.append(near)
 
     def _out_of_place(self, candidate: Candidate) -> str:
         """Why the node gains nothing from integers here; empty if it does."""
         kernel = candidate.support.kernel
         if kernel is Kernel.CLIPS:
             return self._clip_out_of_place(candidate)
-        if candidate.is_heavy() or (self._everything and kernel is Kernel.COMPUTE):
+        if (
+            candidate.is_heavy()
+            or (self._everything and kernel is Kernel.COMPUTE)
+            or self._saves_a_conversion(candidate)
+        ):
             return ""
         sources = [
             v for i in candidate.activations() if (v := candidate.input(i)) is not None and constant_tensor(v) is None
@@ -84,6 +100,23 @@ class Partition:
         if not any(self.integer_readers(output) for output in candidate.node.outputs):
             return "not worth a conversion to integers: only float nodes read its output"
         return ""
+
+    def _saves_a_conversion(self, candidate: Candidate) -> bool:
+        """Whether a light product with fewer channels in than out feeds heavy nodes only.
+
+        Then the conversion of its smaller input takes the place of that of its output: the first Conv of a network
+        whose second is a dense one.
+        """
+        return candidate.widens() and self._feeds_heavy_only(candidate.tail.outputs[0])
+
+    def _feeds_heavy_only(self, value: ir.Value) -> bool:
+        readers = [self._kept.get(node) for node, _ in value.uses()]
+        return bool(readers) and not value.is_graph_output() and all(map(self._leads_to_heavy, readers))
+
+    def _leads_to_heavy(self, reader: Candidate | None) -> bool:
+        if reader is None or reader.is_heavy():
+            return reader is not None
+        return reader.support.kernel is not Kernel.COMPUTE and self._feeds_heavy_only(reader.node.outputs[0])
 
     def _comes_as_integers(self, value: ir.Value | None) -> bool:
         """Whether an integer node computes the value and cannot give it in float for free."""
