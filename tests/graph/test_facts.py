@@ -1,0 +1,108 @@
+"""What attributes and inputs mean, over the opsets that say it differently."""
+
+import math
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from models.build import Weights, build
+from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add
+from vqonnx.graph.io import load
+
+INF = math.inf
+
+
+def graph_of(model: onnx.ModelProto) -> ir.Graph:
+    return load(model).graph
+
+
+def last_node(model: onnx.ModelProto) -> ir.Node:
+    return graph_of(model)[-1]
+
+
+def clip(text: str, opset: int = 17, **arrays: object) -> ir.Node:
+    return last_node(build(f"g (float[N, 2] x) => (float[N, 2] y) {{\n{text}\n}}", arrays, opset=opset))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("node", "bounds"),
+    [
+        (clip("y = Relu (x)"), (0.0, INF)),
+        (clip("y = Clip (x)"), (-INF, INF)),
+        (clip("y = Clip (x, low)", low=np.float32(-1)), (-1.0, INF)),
+        (clip("y = Clip (x, low, high)", low=np.float32(0), high=np.float32(6)), (0.0, 6.0)),
+        (clip("y = Clip <min = 0.0, max = 6.0> (x)", opset=7), (0.0, 6.0)),
+        (clip("y = Clip <max = 6.0> (x)", opset=7), (-INF, 6.0)),
+        (clip("low = Constant <value_float = -2.0> ()\ny = Clip (x, low)"), (-2.0, INF)),
+        (clip("y = Clip (x, , high)", high=np.float32(6)), (-INF, 6.0)),
+    ],
+)
+def test_bounds_of_a_clip(node: ir.Node, bounds: tuple[float, float]) -> None:
+    assert clip_bounds(node) == bounds
+
+
+def test_bounds_that_are_computed_are_not_known() -> None:
+    model = build("g (float[N, 2] x, float low) => (float[N, 2] y) {\ny = Clip (x, low)\n}")
+    assert clip_bounds(last_node(model)) is None
+
+
+def test_attributes_have_defaults() -> None:
+    weights = Weights(0)
+    weights.normal("w", 4, 2, 3, 3)
+    model = build("g (float[N, 4, 5, 5] x) => (float[N, 4, 3, 3] y) {\ny = Conv <group = 2> (x, w)\n}", weights.arrays)
+    assert (int_attribute(last_node(model), "group", 1), int_attribute(last_node(model), "axis", 7)) == (2, 7)
+    relu = clip("y = LeakyRelu <alpha = 0.5> (x)")
+    assert (float_attribute(relu, "alpha", 0.01), float_attribute(relu, "beta", 3.0)) == (0.5, 3.0)
+
+
+def matmul_add(add: str, bias: tuple[int, ...] = (5,), weight: tuple[int, ...] = (8, 5), more: str = "") -> ir.Node:
+    weights = Weights(0)
+    weights.normal("w", *weight)
+    weights.bias("b", *bias)
+    text = f"g (float[N, M, 8] x) => (float[A, B, C] y) {{\nm = MatMul (x, w)\n{more}\n{add}\n}}"
+    return next(node for node in graph_of(build(text, weights.arrays)) if node.op_type == "MatMul")
+
+
+@pytest.mark.parametrize(
+    ("node", "index"),
+    [
+        (matmul_add("y = Add (m, b)"), 1),
+        (matmul_add("y = Add (b, m)"), 0),
+        (matmul_add("y = Add (m, b)", bias=(1, 5)), 1),
+        (matmul_add("y = Add (m, b)", bias=(1, 1, 5)), 1),
+    ],
+)
+def test_the_add_behind_a_product_is_its_bias(node: ir.Node, index: int) -> None:
+    found = linear_add(node)
+    assert found is not None
+    assert (found[0].op_type, found[1]) == ("Add", index)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        matmul_add("y = Add (m, b)", bias=(1,)),  # a number, not a vector of columns
+        matmul_add("y = Add (m, b)", bias=(5, 1)),  # along the rows
+        matmul_add("y = Add (m, b)", bias=(5, 5)),
+        matmul_add("y = Mul (m, b)"),
+        matmul_add("y = Add (m, t)", more="t = Tanh (m)"),  # the product has another reader
+        matmul_add("y = Add (m, t)", more="t = Tanh (b)", bias=(5,)),  # computed
+        matmul_add("y = Add (m, b)", weight=(1, 8, 5)),  # a batch of matrices
+        matmul_add("y = Add (m, m)"),
+    ],
+)
+def test_other_additions_are_none(node: ir.Node) -> None:
+    assert linear_add(node) is None
+
+
+def test_a_product_that_is_an_output_keeps_no_bias() -> None:
+    weights = Weights(0)
+    weights.linear("a", 8, 5)
+    text = "g (float[N, 8] x) => (float[N, 5] m, float[N, 5] y) {\nm = MatMul (x, a_w)\ny = Add (m, a_b)\n}"
+    assert linear_add(graph_of(build(text, weights.arrays))[0]) is None
+
+
+def test_only_a_matmul_is_one() -> None:
+    assert linear_add(clip("y = Relu (x)")) is None

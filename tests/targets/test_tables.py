@@ -1,0 +1,69 @@
+"""The tables of targets are consistent in themselves and with ONNX's operators."""
+
+import onnx
+import pytest
+
+from vqonnx.core.qtype import QTYPES, Kind
+from vqonnx.core.target import Kernel, OpSupport, Target
+from vqonnx.targets.cpu import CPU_ARM, CPU_X86_AVX2, CPU_X86_VNNI
+from vqonnx.targets.registry import get_target, target_names
+
+TARGETS = [get_target(name) for name in target_names()]
+ROWS = [
+    pytest.param(target, name, support, id=f"{target.name}-{name}")
+    for target in TARGETS
+    for name, support in target.ops.items()
+]
+
+
+def float_inputs(schema: onnx.defs.OpSchema) -> list[int]:
+    """Inputs that can be float32."""
+    floats = {str(c.type_param_str) for c in schema.type_constraints if "tensor(float)" in c.allowed_type_strs}
+    return [i for i, one in enumerate(schema.inputs) if one.type_str in floats | {"tensor(float)"}]
+
+
+@pytest.mark.parametrize(("target", "name", "support"), ROWS)
+def test_a_row_fits_the_operators_schema(target: Target, name: str, support: OpSupport) -> None:
+    schema = onnx.defs.get_schema(name, target.max_opset)
+    most = schema.max_input
+    floats = float_inputs(schema)
+    for index in (*support.activations, support.weight, support.bias):
+        assert index is None or (index < most and (index in floats or index >= len(schema.inputs) - 1))
+    assert support.transposed is None or support.transposed in schema.attributes
+    assert schema.since_version >= support.opset or onnx.defs.get_schema(name, support.opset).name == name
+
+
+@pytest.mark.parametrize(("target", "name", "support"), ROWS)
+def test_the_parts_of_a_row_fit_together(target: Target, name: str, support: OpSupport) -> None:
+    del target, name
+    apart = {index for index in (support.weight, support.bias) if index is not None}
+    assert support.weight != support.bias or support.weight is None
+    assert support.dynamic_weight or not apart & set(support.activations)
+    assert (support.weight_axis is None and support.transposed is None) or support.weight is not None
+    assert support.bias is None or support.weight is not None
+    assert support.heavy_from is None or support.heavy_from >= 1
+    assert support.kernel is Kernel.COMPUTE or (support.weight, support.heavy_from) == (None, None)
+    assert support.output_bounds is None or support.output_bounds[0] <= 0 <= support.output_bounds[1]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_target_has_what_the_stages_read(target: Target) -> None:
+    assert target.provider.endswith("ExecutionProvider")
+    assert target.description
+    assert target.sources
+    for spec in (target.activation, target.weight):
+        assert QTYPES[spec.qtype.name] is spec.qtype
+        assert spec.qtype.kind is Kind.INTEGER
+        assert spec.qtype.qmin <= spec.qmin <= 0 <= spec.qmax <= spec.qtype.qmax
+    assert target.weight.symmetric
+
+
+def test_without_vnni_pairs_of_products_fit_int16() -> None:
+    most = 2 * CPU_X86_AVX2.activation.qmax * max(-CPU_X86_AVX2.weight.qmin, CPU_X86_AVX2.weight.qmax)
+    assert most <= 32767
+    assert 2 * CPU_X86_VNNI.activation.qmax * CPU_X86_VNNI.weight.qmax > 32767
+    assert CPU_ARM.weight.qmax == CPU_X86_VNNI.weight.qmax == 127
+
+
+def test_processors_differ_in_nothing_else() -> None:
+    assert CPU_X86_AVX2.ops == CPU_ARM.ops == CPU_X86_VNNI.ops
