@@ -4,6 +4,7 @@ import onnx_ir as ir
 import pytest
 
 from vqonnx.calibration.model import exposing
+from vqonnx.errors import VerificationError
 from vqonnx.runtime import blocked
 from vqonnx.runtime.session import open_session
 
@@ -49,10 +50,10 @@ def test_blocked_outputs_hold_the_same_elements(channels):
     if outputs is None:
         assert channels % 16
         return
-    found = fetched(outputs.session, list(dict.fromkeys(outputs.holders.values())))
-    assert outputs.holders.keys() == set(TENSORS)
-    for name, holder in outputs.holders.items():
-        np.testing.assert_array_equal(np.sort(found[holder], axis=None), np.sort(expected[name], axis=None))
+    found = outputs.run(FEED)
+    assert found.keys() == set(TENSORS)
+    for name, array in found.items():
+        np.testing.assert_array_equal(np.sort(array, axis=None), np.sort(expected[name], axis=None))
 
 
 def test_only_outputs_that_may_come_in_any_order_are_blocked():
@@ -80,3 +81,12 @@ def test_the_model_is_not_changed():
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     blocked.open_blocked(model, TENSORS)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_blocks_of_an_unknown_size_are_refused(monkeypatch):
+    monkeypatch.setattr(blocked, "_LARGEST_BLOCK", 4)  # as if blocks were larger than what is relied on
+    outputs = blocked.open_blocked(cnn(20), TENSORS, threads=1)
+    if outputs is None:
+        pytest.skip("ONNX Runtime runs 20 channels unblocked")
+    with pytest.raises(VerificationError, match=r"stores 20 channels of .* which vqonnx does not know"):
+        outputs.run(FEED)

@@ -8,18 +8,22 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from models.registry import load as load_cases
 from vqonnx.calibration.feeds import ModelInput
 from vqonnx.calibration.grouping import grouped, tensor_bytes
-from vqonnx.calibration.model import model_digest, model_inputs
+from vqonnx.calibration.model import model_digest, model_inputs, observable_values
 from vqonnx.calibration.readers import open_samples
 from vqonnx.calibration.statistics import empty_statistic
 from vqonnx.calibration.statistics.channel_mean import ChannelMean
 from vqonnx.calibration.statistics.histogram import Histogram
 from vqonnx.core.spec import RangeMethod
 from vqonnx.errors import CacheError, OptionError, OutputError, SampleError
+from vqonnx.graph.io import load
 from vqonnx.stages import observe as stage
 from vqonnx.stages.observe import ObserveOptions, observe
+from vqonnx.stages.prepare import prepare
 
+CASES = load_cases()
 TEXT = """
 <ir_version: 9, opset_import: ["": 17]>
 g (float[N, 3] x, int64[1] ids) => (float[N, 4] y)
@@ -360,3 +364,17 @@ def test_the_model_digest_sees_nodes_weights_and_names_but_not_where_weights_lie
     others = [("Relu", "Abs"), ("0.5", "0.25"), ("spread", "wide"), ("17", "18")]
     assert len({digest, *(model_digest(model_of(TEXT.replace(*change))) for change in others)}) == 5
     assert json.dumps(digest)
+
+
+@pytest.mark.parametrize("name", [name for name, case in sorted(CASES.items()) if case.runnable])
+def test_odd_models_give_the_same_bits_blocked(name, monkeypatch):
+    case = CASES[name]
+    model = prepare(load(case.build())).model
+    values = observable_values(model).items()
+    wanted = {key: "profile" for key, value in values if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)}
+    samples = list(case.feeds(4))
+    monkeypatch.setattr(stage, "_BLOCKED_FROM", 1)
+    options = ObserveOptions(nonfinite="ignore")
+    found = observe(model, wanted, samples, options)
+    monkeypatch.setattr(stage, "open_blocked", lambda *a, **k: None)
+    assert_same(found, observe(model, wanted, samples, options))

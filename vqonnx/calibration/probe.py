@@ -15,7 +15,6 @@ from vqonnx.calibration.statistics import Statistic
 from vqonnx.calibration.survey import Span, Survey, Surveyor
 from vqonnx.errors import SampleError, VerificationError
 from vqonnx.runtime.blocked import Outputs, outputs_of
-from vqonnx.runtime.package import runtime_errors
 from vqonnx.runtime.session import open_session
 
 
@@ -111,18 +110,15 @@ def _run(source: Source, sample: int, feed: Feed) -> dict[str, Array]:
     if source is None:
         return tensors
     outputs = _opened(source) if isinstance(source, ModelFile) else source
-    names = list(dict.fromkeys(outputs.holders.values()))
     try:
-        with runtime_errors("run the model"):
-            found = dict(zip(names, outputs.session.run(names, dict(feed)), strict=True))
+        tensors.update(outputs.run(feed))
     except VerificationError as error:
         shapes = {name: np.shape(array) for name, array in feed.items()}
         raise SampleError(
             f"the model cannot run calibration sample {sample}, whose inputs have the shapes {shapes}: "
-            f"{error.__cause__}. Repair the sample or drop it",
+            f"{error.__cause__ or error}. Repair the sample or drop it",
             sample=sample,
         ) from error
-    tensors.update((name, found[holder]) for name, holder in outputs.holders.items())
     return tensors
 
 

@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
+from vqonnx.errors import VerificationError
 from vqonnx.graph.edit import remove_dead
 from vqonnx.graph.io import load
 from vqonnx.graph.proto import initialized_values
+from vqonnx.runtime.package import runtime_errors
 from vqonnx.runtime.session import open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+Array = npt.NDArray[np.generic]
 
 _DOMAIN = "com.microsoft.nchwc"
 _MOST_BYTES = 1 << 28
@@ -35,15 +41,34 @@ class Outputs:
     Attributes:
         session: The session.
         holders: For each of the model's outputs the name of the session's output that holds its elements.
+        channels: Of each blocked output the channels that it must have.
     """
 
     session: "InferenceSession"
     holders: Mapping[str, str]
+    channels: Mapping[str, int]
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """What holds each of the model's outputs.
+
+        Raises:
+            VerificationError: ONNX Runtime cannot run the feed, or fills up blocks that should be full.
+        """
+        names = list(dict.fromkeys(self.holders.values()))
+        with runtime_errors("run the model"):
+            found: dict[str, Array] = dict(zip(names, self.session.run(names, dict(feed)), strict=True))
+        for name, channels in self.channels.items():
+            if found[name].shape[1] != channels:
+                raise VerificationError(
+                    f"this ONNX Runtime stores {channels} channels of {name!r} as {found[name].shape[1]}; its blocks "
+                    f"are larger than {_LARGEST_BLOCK} channels, which vqonnx does not know. Use another version"
+                )
+        return {name: found[holder] for name, holder in self.holders.items()}
 
 
 def outputs_of(session: "InferenceSession") -> Outputs:
     """The outputs of a session over the model itself."""
-    return Outputs(session, {output.name: output.name for output in session.get_outputs()})
+    return Outputs(session, {output.name: output.name for output in session.get_outputs()}, {})
 
 
 def open_blocked(model: ir.Model, free: Collection[str], *, threads: int | None = None) -> Outputs | None:
@@ -64,13 +89,15 @@ def open_blocked(model: ir.Model, free: Collection[str], *, threads: int | None 
         open_session(model, threads=threads, optimized_path=path, options={"session.disable_prepacking": "1"})
         optimized = load(path)
         given = {value.name or "": value for value in optimized.graph.outputs}
-        held = {name: _source(value) if name in free else value for name, value in given.items()}
-        if held == given:
+        blocked = {name: found for name, value in given.items() if name in free and (found := _source(value))}
+        if not blocked:
             return None
+        held = {name: blocked[name][0] if name in blocked else value for name, value in given.items()}
         optimized.graph.outputs[:] = list(dict.fromkeys(held.values()))
         remove_dead(optimized)
         session = open_session(optimized, threads=threads, optimize=False)
-    return Outputs(session, {name: value.name or "" for name, value in held.items()})
+    channels = {value.name or "": count for value, count in blocked.values()}
+    return Outputs(session, {name: value.name or "" for name, value in held.items()}, channels)
 
 
 def _may_be_blocked(model: ir.Model) -> bool:
@@ -79,11 +106,10 @@ def _may_be_blocked(model: ir.Model) -> bool:
     return sum(tensor.nbytes for _, tensor in initialized_values(model)) < _MOST_BYTES
 
 
-def _source(output: ir.Value) -> ir.Value:
-    """The blocked value that ``output`` is a copy of, if it has no filled-up block; else ``output`` itself."""
+def _source(output: ir.Value) -> tuple[ir.Value, int] | None:
+    """The blocked value that ``output`` copies, and its channels; None if there is none or a block is not full."""
     node = output.producer()
     if node is None or (node.domain, node.op_type) != (_DOMAIN, "ReorderOutput"):
-        return output
-    channels = node.attributes["channels"].as_int()
-    source = node.inputs[0]
-    return output if source is None or channels % _LARGEST_BLOCK else source
+        return None
+    channels, source = node.attributes["channels"].as_int(), node.inputs[0]
+    return None if source is None or channels % _LARGEST_BLOCK else (source, channels)
