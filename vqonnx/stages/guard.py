@@ -55,7 +55,9 @@ def _left(
     """SQNR in dB of the bulk of an activation quantized with another's scale; inf where nothing is known."""
     if key is None or scaled_like is None or plan.tensors[key].role is not Role.ACTIVATION:
         return float("inf")
-    statistic = statistics.get(plan.tensors[key].tensor)
+    tensor = plan.tensors[key]
+    # What was only moved is not measured again: its values are those of its group.
+    statistic = statistics.get(tensor.tensor, statistics.get(plan.tensors[tensor.group].tensor))
     params: QuantParams = solutions.params(scaled_like)
     if not isinstance(statistic, Histogram) or params.scale.ndim:
         return float("inf")
