@@ -92,6 +92,8 @@ def test_what_the_guard_leaves_float_has_its_reason() -> None:
     plan = make_plan(model, EAGER, replace(options.rules, floats={first: "it collapsed"}))
     assert reasons(plan)[first] == "it collapsed"
     assert first not in plan.nodes
+    everything = replace(options.rules, floats={first: "it collapsed"}, everything=True)
+    assert reasons(make_plan(model, EAGER, everything))["Add_1"] == "the product before it stays float: it collapsed"
 
 
 def test_an_override_of_an_unknown_tensor_is_an_error_that_offers_the_nearest() -> None:

@@ -24,7 +24,7 @@ from vqonnx.kernels.affine import affine_params, block_ranges, quantize
 from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
-from vqonnx.quantizers.ranges import activation_params, planned_params
+from vqonnx.quantizers.ranges import activation_params, not_finite, planned_params
 from vqonnx.quantizers.tensors import QuantizedTensors
 from vqonnx.quantizers.types import QuantType
 from vqonnx.stages.emit import emit
@@ -219,6 +219,7 @@ class BaseQuantizer(QuantizedTensors):
 
         Raises:
             OptionError: Input or weight was not quantized.
+            QuantRangeError: It holds NaN or infinite values.
         """
         scales = []
         for name in (input_name, weight_name):
@@ -228,7 +229,7 @@ class BaseQuantizer(QuantizedTensors):
             scales.append(self.initializers[scale_name])
         tensor = self._tensor_plan(bias_name)
         scale = bias_scale(scales[0], scales[1], beta, tensor.repeats if tensor else 1)
-        return self.store(bias_name, quantize_bias(self.float_array(bias_name), scale)).q_name
+        return self.store(bias_name, quantize_bias(self._finite_bias(bias_name), scale)).q_name
 
     def float_array(self, name: str) -> Array:
         """The float constant of that name (or of that key of the plan).
@@ -252,11 +253,7 @@ class BaseQuantizer(QuantizedTensors):
         try:
             low, high = block_ranges(array, spec)
         except QuantRangeError as error:
-            raise QuantRangeError(
-                f"constant {name!r} cannot be quantized: {error}. Exclude the nodes that read it with "
-                f"nodes_to_exclude, or repair the model.",
-                tensor=name,
-            ) from error
+            raise not_finite(name, str(error)) from error
         params = self._given_or(name, affine_params(low, high, spec, self.scale_dtype(name)))
         grown = np.maximum(params.scale, self._least_scale(name, params))
         params = replace(params, scale=grown.astype(params.scale.dtype))
@@ -278,9 +275,15 @@ class BaseQuantizer(QuantizedTensors):
             scale_name, _ = self.find_quant_scale_zp(bias.scale_of[0])
             if scale_name is not None and params.spec.symmetric:
                 least = grown_weight_scale(
-                    least, self.initializers[scale_name], self.float_array(bias.tensor), bias.repeats
+                    least, self.initializers[scale_name], self._finite_bias(bias.key), bias.repeats
                 )
         return least
+
+    def _finite_bias(self, name: str) -> Array:
+        bias = self.float_array(name)
+        if not np.isfinite(bias).all():
+            raise not_finite(self._tensor_name(name), "the bias holds NaN or infinite values")
+        return bias
 
     def _spec(self, name: str, qtype: QuantType, granularity: Granularity, reduce_range: bool) -> QuantSpec:
         """The planned spec with what the caller asks for; the options' weight spec for an unplanned constant."""

@@ -102,3 +102,12 @@ def _read(known: object, tensor: TensorPlan, rules: RangeRules) -> Range:
 def _union(ranges: Iterable[Range]) -> Range:
     pairs = list(ranges)
     return min((low for low, _ in pairs), default=0.0), max((high for _, high in pairs), default=0.0)
+
+
+def not_finite(name: str, fact: str) -> QuantRangeError:
+    """The error about a constant that has no range."""
+    return QuantRangeError(
+        f"constant {name!r} cannot be quantized: {fact}. Exclude the nodes that read it with nodes_to_exclude, or "
+        f"repair the model.",
+        tensor=name,
+    )

@@ -1,6 +1,6 @@
 """Plan: which nodes become quantized, in what form, and why the others do not."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -8,6 +8,7 @@ import onnx_ir as ir
 from vqonnx.core.plan import Plan, Skip
 from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, nearest
+from vqonnx.graph.facts import linear_add
 from vqonnx.graph.walk import subgraphs, values_by_name
 from vqonnx.planning.assign import assign
 from vqonnx.planning.eligible import candidates, has_float_edge
@@ -30,7 +31,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     """
     nodes = list(model.graph)
     _check_overrides(model, rules)
-    rejected = {**rejections(nodes, rules.selection, known), **rules.floats}
+    rejected = {**rejections(nodes, rules.selection, known), **_with_biases(nodes, rules.floats)}
     found, skips = candidates(nodes, target if rules.dynamic_matmul else _constant_weights_only(target), rejected)
     partition = Partition(found, everything=rules.everything)
     tensors, plans = assign(partition, rules)
@@ -53,6 +54,16 @@ def _above(target: Target, model: ir.Model) -> bool:
     DirectML lists int32, the type of biases, for ONNX's DequantizeLinear up to opset 20 only.
     """
     return (model.graph.opset_imports.get("") or 0) > target.max_opset
+
+
+def _with_biases(nodes: Iterable[ir.Node], floats: Mapping[str, str]) -> dict[str, str]:
+    """What the guard leaves float, and the Adds that are biases of products among it."""
+    found = dict(floats)
+    for node in nodes:
+        add = linear_add(node) if node.name in floats else None
+        if add is not None:
+            found.setdefault(add[0].name or "", f"the product before it stays float: {floats[node.name or '']}")
+    return found
 
 
 def _constant_weights_only(target: Target) -> Target:
