@@ -33,8 +33,13 @@ def quantize(model: Any, path: Path, feeds: Any, **arguments: Any) -> Report:
     return quantize_static(model, path, feeds, **{"target": CPU_X86_VNNI, "progress": lambda *_: None, **arguments})
 
 
-@pytest.mark.parametrize("everything", [False, True], ids=["default", "everything"])
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize(
+    ("case", "everything"),
+    [
+        *((name, False) for name in CASES),
+        *((name, True) for name in CASES if not name.startswith("opsets/") or name == "opsets/13"),
+    ],
+)
 def test_every_odd_model_becomes_one_that_runs(case: str, everything: bool, tmp_path: Path) -> None:
     model, path = CASES[case].build(), tmp_path / "m.onnx"
     before = model.SerializeToString()
