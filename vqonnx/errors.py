@@ -93,6 +93,6 @@ class DependencyError(VqonnxError):
 
 
 def nearest(name: str, candidates: Iterable[str], *, count: int = 3) -> str:
-    """``"; did you mean 'a', 'b'?"`` for the candidates that look like ``name``; empty if none does."""
+    """``" (did you mean 'a', 'b'?)"`` for the candidates that look like ``name``; empty if none does."""
     close = difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
-    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+    return f" (did you mean {', '.join(map(repr, close))}?)" if close else ""

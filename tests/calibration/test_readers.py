@@ -126,7 +126,7 @@ def test_values_that_do_not_fit_are_refused(given, wanted):
 
 BAD = {
     "wrong name": ({"y": np.zeros((1, 3)), "ids": np.zeros(1)}, r"sample 1 has a value for 'y', which is not an input"),
-    "near name": ({"idz": np.zeros(1)}, r"'idz', which is not an input of the model; did you mean 'ids'"),
+    "near name": ({"idz": np.zeros(1)}, r"'idz', which is not an input of the model \(did you mean 'ids'"),
     "missing": ({"x": np.zeros((1, 3))}, r"sample 1 has no value for input 'ids'; it has \['x'\], and the model needs"),
     "rank": (
         {"x": np.zeros(3), "ids": np.zeros(1)},

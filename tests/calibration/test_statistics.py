@@ -182,7 +182,9 @@ def test_a_plain_min_max_never_costs_a_histogram():
 def test_statistics_are_found_by_name_and_a_wrong_one_names_the_nearest():
     assert empty_statistic("minmax") == MinMax()
     assert empty_statistic("histogram").name == "histogram"
-    with pytest.raises(OptionError, match=r"no statistic is named 'histgram'; did you mean 'histogram'\?; there are"):
+    with pytest.raises(
+        OptionError, match=r"no statistic is named 'histgram' \(did you mean 'histogram'\?\); there are"
+    ):
         empty_statistic("histgram")
 
 

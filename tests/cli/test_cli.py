@@ -124,7 +124,7 @@ def test_targets_are_listed_and_this_machine_is_named():
     ("arguments", "message"),
     [
         (("plan", "absent.onnx"), "cannot read model 'absent.onnx'"),
-        (("plan", MODEL, "--target", "cpu-x86-vni"), "target 'cpu-x86-vni' is not known; did you mean 'cpu-x86-vnni'"),
+        (("plan", MODEL, "--target", "cpu-x86-vni"), "target 'cpu-x86-vni' is not known (did you mean 'cpu-x86-vnni'"),
         (("plan", MODEL, "--exclude", "nonsense"), "'nonsense' matches no node"),
         (("plan", MODEL, "--json", "no/such/folder.json"), "cannot write 'no/such/folder.json': No such file"),
         (("compare", MODEL, MODEL, "--samples", "absent"), "calibration folder 'absent' does not exist"),

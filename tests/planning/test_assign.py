@@ -268,7 +268,7 @@ def _two_convs() -> dict[str, Any]:
         ("x", [{"scale": [1.0, 2.0], "zero_point": [0, 0]}], "'x' has 2 scales, but only weights take one a channel"),
         ("x", [{"scale": [1.0, 2.0], "zero_point": [0]}], "'x' has 2 scales but 1 zero points"),
         ("a_w", [{"axis": 2}], "'a_w' has rank 2, so no axis 2"),
-        ("x", [{"convert": {"quant_type": "QInt8", "recv_nodes": ["MatMul0"]}}], "which is no node of the model; did"),
+        ("x", [{"convert": {"quant_type": "QInt8", "recv_nodes": ["MatMul0"]}}], "which is no node of the model (did"),
     ],
 )
 def test_an_override_that_does_not_fit_is_an_error(tensor: str, entries: Any, message: str) -> None:

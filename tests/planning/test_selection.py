@@ -81,7 +81,7 @@ def test_an_operator_that_the_model_lacks_is_no_error(nodes: list[ir.Node]) -> N
 def test_a_misspelt_name_is_an_error_that_offers_the_nearest(nodes: list[ir.Node], field: str, option: str) -> None:
     with pytest.raises(OptionError) as caught:
         rejections(nodes, Selection(**{field: ("/enc/cov.0",)}))  # type: ignore[arg-type]
-    assert str(caught.value).startswith(f"{option}: '/enc/cov.0' matches no node of the model; did you mean '/enc/conv")
+    assert str(caught.value).startswith(f"{option}: '/enc/cov.0' matches no node of the model (did you mean '/enc/conv")
     assert "a glob such as '*conv*'" in str(caught.value)
     assert caught.value.option == option
 
@@ -110,6 +110,6 @@ def test_a_misspelt_operator_is_an_error_that_offers_the_nearest(nodes: list[ir.
     with pytest.raises(OptionError) as caught:
         rejections(nodes, Selection(op_types=("Convv",)))
     assert str(caught.value).startswith(
-        "op_types_to_quantize: 'Convv' is neither an ONNX operator nor in the model; did you mean 'Conv'"
+        "op_types_to_quantize: 'Convv' is neither an ONNX operator nor in the model (did you mean 'Conv'"
     )
     assert caught.value.option == "op_types_to_quantize"

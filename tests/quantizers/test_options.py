@@ -72,7 +72,7 @@ def test_an_unknown_key_is_an_error_that_offers_the_nearest() -> None:
     with pytest.raises(OptionError) as caught:
         parse_extra_options({"ActivationSymetric": True})
     assert str(caught.value).startswith(
-        "extra_options: 'ActivationSymetric' is no option; did you mean 'ActivationSymmetric'"
+        "extra_options: 'ActivationSymetric' is no option (did you mean 'ActivationSymmetric'"
     )
     assert "Known are ActivationSymmetric, " in str(caught.value)
     assert caught.value.option == "ActivationSymetric"
@@ -181,7 +181,7 @@ def test_a_member_is_found_by_itself_by_name_and_by_anothers_member() -> None:
 def test_an_unknown_member_is_an_error_that_offers_the_nearest(value: object) -> None:
     with pytest.raises(OptionError) as caught:
         QuantType.of(value)
-    assert f"{value!r} is no QuantType; did you mean 'QInt8'" in str(caught.value)
+    assert f"{value!r} is no QuantType (did you mean 'QInt8'" in str(caught.value)
     assert "Known are QInt8, QUInt8" in str(caught.value)
 
 

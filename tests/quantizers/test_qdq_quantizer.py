@@ -240,7 +240,7 @@ def test_a_bias_needs_a_quantized_input_and_weight() -> None:
 
 
 def test_a_constant_must_be_one() -> None:
-    with pytest.raises(OptionError, match="the model has no constant 'a_ww'; did you mean 'a_w'"):
+    with pytest.raises(OptionError, match="the model has no constant 'a_ww' \\(did you mean 'a_w'"):
         _Device(linear_bias()).float_array("a_ww")
 
 

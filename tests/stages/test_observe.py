@@ -243,7 +243,7 @@ def test_a_sample_that_the_model_cannot_run_is_named():
     ("name", "text"),
     [
         ("w", "'w': it is a constant; its range is known without samples"),
-        ("hh", r"'hh': it is not an output of a node of the main graph or a graph input; did you mean 'h'"),
+        ("hh", r"'hh': it is not an output of a node of the main graph or a graph input \(did you mean 'h'"),
         ("ids", "'ids': it has elements of type INT64; only FLOAT, FLOAT16, DOUBLE are"),
     ],
 )

@@ -61,7 +61,7 @@ def test_an_entry_point_must_be_a_target(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_unknown_target_is_an_error_that_offers_the_nearest() -> None:
     with pytest.raises(OptionError) as caught:
         get_target("cpu-x86-vnnii")
-    assert str(caught.value).startswith("target 'cpu-x86-vnnii' is not known; did you mean 'cpu-x86-vnni'")
+    assert str(caught.value).startswith("target 'cpu-x86-vnnii' is not known (did you mean 'cpu-x86-vnni'")
     assert "Known are 'cpu' (this machine), 'cpu-arm', " in str(caught.value)
     assert "'vqonnx.targets'" in str(caught.value)
     assert caught.value.option == "target"
