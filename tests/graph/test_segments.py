@@ -6,13 +6,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from models.matmuls import linear_bias
 from models.registry import load as load_cases
 from tests.quantizers.flow import EAGER, prepared, run
+from vqonnx.errors import ModelError
 from vqonnx.graph.io import load
-from vqonnx.graph.segments import Segment, segments
-from vqonnx.graph.walk import constant_tensor
+from vqonnx.graph.segments import Segment, between, segments
+from vqonnx.graph.walk import constant, constant_tensor, values_by_name
 from vqonnx.quantizers.options import QuantizerOptions
-from vqonnx.runtime.session import add_outputs
+from vqonnx.runtime.session import add_outputs, open_session
 
 CASES = {name: case for name, case in load_cases().items() if case.runnable}
 OPTIONS = QuantizerOptions.of(target=EAGER)
@@ -114,3 +116,21 @@ def test_cutting_changes_nothing_in_the_model() -> None:
     feed = next(iter(CASES["networks/residual_cnn"].feeds(1)))
     inner = add_outputs(load(model), [made[0].result.name or ""])
     assert made[0].result.name in run(inner, feed)
+
+
+def test_what_lies_between_two_values_is_a_model_of_its_own() -> None:
+    model = load(linear_bias())
+    values = values_by_name(model)
+    part = between(model, values["x"], values["a"])
+    assert [node.op_type for node in part.graph] == ["MatMul", "Add"]
+    rows = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    (found,) = open_session(part).run(None, {"x": rows})
+    weight, bias = (constant(values[name]) for name in ("a_w", "a_b"))
+    np.testing.assert_allclose(found, rows @ weight + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_a_value_that_needs_more_than_the_start_is_refused() -> None:
+    model = load(linear_bias())
+    values = values_by_name(model)
+    with pytest.raises(ModelError, match="'y' does not follow from 'r' alone: it needs 'x' too"):
+        between(model, values["r"], values["y"])

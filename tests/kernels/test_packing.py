@@ -14,6 +14,7 @@ from vqonnx.kernels.packing import (
     pack,
     pack_blocks,
     packed_rows,
+    slice_channels,
     to_k_major,
     unpack,
     unpack_codes,
@@ -156,3 +157,12 @@ def test_gather_reads_the_same_packed_table(rng, bits, symmetric, width):
     constants += [] if symmetric else [tensor("z", blocks.zero_points)]
     actual = run_op(node, {"x": rows}, constants)
     np.testing.assert_array_equal(actual, dequantize_blocks(blocks).T[rows])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_slice_of_channels_means_those_columns(symmetric: bool) -> None:
+    weight = np.random.default_rng(3).standard_normal((40, 9)).astype(np.float32)
+    blocks = round_blocks(weight, BlockSpec(bits=4, block_size=16, symmetric=symmetric))
+    part = slice_channels(blocks, 5, 12)
+    assert part.out_features == 4
+    np.testing.assert_array_equal(dequantize_blocks(part), dequantize_blocks(blocks)[:, 5:])

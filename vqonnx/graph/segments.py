@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from vqonnx.errors import ModelError
 from vqonnx.graph.walk import constant_tensor, nested_graphs, subgraphs
 
 
@@ -56,12 +57,39 @@ def segments(graph: ir.Graph, results: Sequence[ir.Value], is_free: Callable[[ir
     return _joined(parts, results)
 
 
-def _needed(result: ir.Value, owner: dict[ir.Node, int], is_free: Callable[[ir.Node], bool]) -> list[ir.Node]:
-    """The nodes that compute ``result`` and are in no segment yet."""
+def between(source: ir.Model, start: ir.Value, end: ir.Value) -> ir.Model:
+    """The nodes that lead from ``start`` to ``end``, in whatever graph they are, as a model of their own.
+
+    Its input and output have types, but no shapes: a smaller batch may be fed than the whole model takes.
+
+    Raises:
+        ModelError: ``end`` needs more than ``start`` and constants.
+    """
+    nodes = _needed(end, {}, lambda node: False, until=start)
+    graph = end.graph
+    position = {node: index for index, node in enumerate(graph if graph is not None else ())}
+    part = tuple(sorted(nodes, key=position.__getitem__))
+    others = [value.name for value in _outer_reads(part) if value is not start]
+    if others:
+        raise ModelError(f"{end.name!r} does not follow from {start.name!r} alone: it needs {others[0]!r} too.")
+    model = Segment(end, part, (start,), (end,)).model(source)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.shape = None
+    return model
+
+
+def _needed(
+    result: ir.Value,
+    owner: dict[ir.Node, int],
+    is_free: Callable[[ir.Node], bool],
+    until: ir.Value | None = None,
+) -> list[ir.Node]:
+    """The nodes that compute ``result``, from ``until`` where that is given, and are in no segment yet."""
     found: dict[ir.Node, None] = {}
     pending = [result]
     while pending:
-        node = pending.pop().producer()
+        value = pending.pop()
+        node = None if value is until else value.producer()
         if node is None or node in found or (node in owner and not is_free(node)):
             continue
         found[node] = None

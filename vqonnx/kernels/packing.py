@@ -5,6 +5,8 @@ Everywhere the first code of a byte is in its low bits: com.microsoft.MatMulNBit
 into the other without loss.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -88,6 +90,17 @@ def dequantize_blocks(blocks: QuantizedBlocks) -> FloatArray:
     reals *= spread(blocks.scales.astype(np.float32))
     weight: FloatArray = reals.T.astype(blocks.scales.dtype)
     return weight
+
+
+def slice_channels(blocks: QuantizedBlocks, start: int, stop: int) -> QuantizedBlocks:
+    """The output channels [start, stop) alone; views, no copies."""
+    return replace(
+        blocks,
+        codes=blocks.codes[start:stop],
+        scales=blocks.scales[start:stop],
+        zero_points=None if blocks.zero_points is None else blocks.zero_points[start:stop],
+        out_features=min(stop, blocks.out_features) - start,
+    )
 
 
 def packed_rows(blocks: QuantizedBlocks) -> U8:
