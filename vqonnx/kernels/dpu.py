@@ -29,7 +29,7 @@ EXP_COEFFICIENTS = (0.21875, 0.486328125, 1.0, 1.0)
 """Of r^3, r^2, r and 1: exp(r) for 0 <= r < ln 2."""
 RECIPROCAL_SEED = 0x7EB5
 RECIPROCAL_STEP = (1.9395974, 1.436142)
-"""Moroz et al. 2018, "Fast calculation of inverse square root with the use of magic constant", for 1 / x."""
+"""Moroz, Samotyy and Horyachyy 2018, "An effective floating-point reciprocal" (IDAACS-SWS)."""
 
 
 def leaky_relu_alpha(alpha: float) -> float:
@@ -52,7 +52,7 @@ def shifted_reciprocal(count: int) -> tuple[int, int]:
 def mean_factor(count: int) -> float:
     """What a mean over ``count`` elements is multiplied by to give the device's: count * k * 2^-n, near 1."""
     k, n = shifted_reciprocal(count)
-    return count * k / 2**n
+    return count * k / 2.0**n
 
 
 def average_pool_factor(height: int, width: int) -> float:
