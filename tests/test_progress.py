@@ -16,7 +16,8 @@ def test_a_terminal_gets_a_bar_for_each_stage():
         progress("solve", 1, None)
     assert "observe" in stream.getvalue()
     assert "solve" in stream.getvalue()
-    assert "100%" in stream.getvalue()
+    assert "4/4" in stream.getvalue()
+    assert "/s" in stream.getvalue()
 
 
 def test_anything_else_gets_silence():

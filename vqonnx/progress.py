@@ -24,12 +24,27 @@ def terminal_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     if not stream.isatty():
         yield silent
         return
-    from rich.console import Console  # here, because a library that draws nothing should not load it
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich import progress  # here, because a library that draws nothing should not load it
+    from rich.console import Console
+    from rich.text import Text
 
-    tasks: dict[str, TaskID] = {}
-    with Bars(console=Console(file=stream)) as bars:
+    class Rate(progress.ProgressColumn):
+        """Steps a second."""
+
+        def render(self, task: progress.Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.3g}/s", style="progress.data.speed")
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    tasks: dict[str, progress.TaskID] = {}
+    with progress.Progress(*columns, console=Console(file=stream)) as bars:
 
         def show(stage: str, done: int, total: int | None) -> None:
             if stage not in tasks:

@@ -20,6 +20,7 @@ from vqonnx.report.figures import (
 from vqonnx.report.json import from_json, to_json
 from vqonnx.report.model import BiasCorrection, GuardAction, OptionUsed, Report
 from vqonnx.report.text import print_report
+from vqonnx.report.weights import WeightFigures
 
 TEXT = st.text(max_size=8)
 COUNT = st.integers(0, 2**40)
@@ -54,6 +55,22 @@ VERIFICATIONS = st.builds(
     providers=several(TEXT),
     notes=several(TEXT),
 )
+WEIGHTS = st.builds(
+    WeightFigures,
+    weight=TEXT,
+    nodes=several(TEXT),
+    form=TEXT,
+    bits=COUNT,
+    block_size=st.integers(-1, 256),
+    symmetric=st.booleans(),
+    asked=TEXT,
+    algorithm=TEXT,
+    data=st.booleans(),
+    sqnr_db=MAYBE,
+    rtn_db=MAYBE,
+    node_db=MAYBE,
+    note=TEXT,
+)
 REPORTS = st.builds(
     Report,
     version=TEXT,
@@ -65,6 +82,7 @@ REPORTS = st.builds(
     guard=several(st.builds(GuardAction, subject=TEXT, action=TEXT, reason=TEXT, before_db=MAYBE, after_db=MAYBE)),
     bias_correction=st.none()
     | st.builds(BiasCorrection, method=TEXT, kept=st.booleans(), before_db=MAYBE, after_db=MAYBE, corrected=COUNT),
+    weights=several(WEIGHTS),
     seconds=st.dictionaries(TEXT, NUMBER, max_size=3),
     samples=COUNT,
     min_sqnr_db=NUMBER,

@@ -21,6 +21,7 @@ from vqonnx.report.figures import (
 from vqonnx.report.json import from_json, to_json
 from vqonnx.report.model import BiasCorrection, GuardAction, Report
 from vqonnx.report.text import print_report
+from vqonnx.report.weights import WeightFigures
 
 GOOD = Report(
     version="1.0",
@@ -162,3 +163,17 @@ def test_long_lists_are_cut_and_the_rest_is_counted():
 
 def test_names_with_brackets_are_printed_as_they_are():
     assert "[red]x[/red]" in text(seen(outputs=figures(name="[red]x[/red]")))
+
+
+def test_packed_weights_are_summed_up_and_the_worst_are_named() -> None:
+    weights = tuple(
+        WeightFigures(
+            weight=f"w{k}", nodes=(f"n{k}",), form="matmul_nbits", bits=4, block_size=32, symmetric=False,
+            asked="gptq", algorithm="rtn" if k == 0 else "gptq", data=True, sqnr_db=20.0 + k, rtn_db=18.0,
+        )
+        for k in range(7)
+    )  # fmt: skip
+    shown = text(Report(version="1", target="weights", weights=weights), width=140)
+    assert "7 packed: gptq 6, rtn 1; SQNR of the outputs on held-back samples: worst 20.0 dB, median 23.0 dB" in shown
+    assert all(f"w{k} " in shown for k in range(5))
+    assert "w5 " not in shown

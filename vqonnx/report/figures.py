@@ -10,6 +10,7 @@ class Level(Enum):
 
     NONE = "not verified"
     CHECKED = "valid ONNX, never loaded"
+    LAYERS = "loads in ONNX Runtime, and each packed layer ran beside its weight"
     LOADED = "loads in ONNX Runtime, not compared for want of samples"
     COMPARED = "ran beside the float model"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vqonnx.core.plan import Skip
 from vqonnx.report.figures import Level, Verification
 from vqonnx.report.warnings import find_warnings
+from vqonnx.report.weights import WeightFigures
 
 _NOTHING_QUANTIZED = "nothing was quantized, the result is the float model; `vqonnx plan MODEL` says why for each node"
 
@@ -63,6 +64,7 @@ class Report:
         verification: What the result showed when it was run.
         guard: What the accuracy guard changed, in order.
         bias_correction: What bias correction did; None if it was not tried.
+        weights: What became of each packed weight, in graph order; empty for static quantization.
         seconds: Wall time per stage.
         samples: Calibration samples used; those held back are in ``verification``.
         min_sqnr_db: Outputs below this are warned about.
@@ -77,6 +79,7 @@ class Report:
     verification: Verification = Verification()  # noqa: RUF009 - frozen
     guard: tuple[GuardAction, ...] = ()
     bias_correction: BiasCorrection | None = None
+    weights: tuple[WeightFigures, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     samples: int = 0
     min_sqnr_db: float = 10.0

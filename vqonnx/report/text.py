@@ -10,9 +10,11 @@ from rich.text import Text
 
 from vqonnx.report.figures import Outcome, OutputFigures, Verification
 from vqonnx.report.model import Report
+from vqonnx.report.weights import WeightFigures, kept_algorithms
 
 _OUTPUTS_SHOWN = 8
 _REASONS_SHOWN = 6
+_WEIGHTS_SHOWN = 5
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -24,6 +26,8 @@ def _blocks(report: Report) -> Iterator[RenderableType]:
     yield _summary(report)
     if report.verification.outputs:
         yield output_table(report.verification.outputs)
+    if report.weights:
+        yield _worst_weights(report.weights)
     if report.skips:
         yield Text("left in float", style="bold")
         yield from _skips(report)
@@ -48,6 +52,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     total = sum(report.quantized.values())
     yield "quantized", f"{total} of {total + len(report.skips)} nodes: {counted(Counter(report.quantized))}"
     yield "kernels", _kernels(verification)
+    yield "weights", _weights(report.weights)
     yield "size", _size(verification)
     yield "speed", _speed(verification)
     yield "verified", f"{verification.level.value}; {report.samples} samples used, {verification.samples} held back"
@@ -67,6 +72,31 @@ def _kernels(verification: Verification) -> str:
     parts = ((outcome, len(verification.of_outcome(outcome))) for outcome in Outcome)
     names = {Outcome.INTEGER: "integer", Outcome.FLOAT: "float", Outcome.MERGED: "merged into neighbours"}
     return ", ".join(f"{count} {names[outcome]}" for outcome, count in parts if count)
+
+
+def _weights(weights: tuple[WeightFigures, ...]) -> str:
+    """``"211 packed: gptq 208, rtn 3; the product's error on held-back samples, worst 18.2 dB, median 24.0 dB"``."""
+    if not weights:
+        return ""
+    kept = f"{len(weights)} packed: {counted(kept_algorithms(weights))}"
+    known = sorted(figures.sqnr_db for figures in weights if figures.sqnr_db is not None)
+    if not known:
+        return kept
+    of = "outputs on held-back samples" if any(figures.data for figures in weights) else "weights"
+    return f"{kept}; SQNR of the {of}: worst {decibels(known[0])} dB, median {decibels(known[len(known) // 2])} dB"
+
+
+def _worst_weights(weights: tuple[WeightFigures, ...]) -> Table:
+    known = sorted((w for w in weights if w.sqnr_db is not None), key=lambda w: w.sqnr_db or 0.0)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("worst weights", overflow="fold")
+    for title in ("form", "algorithm", "SQNR dB", "rtn dB"):
+        table.add_column(title, justify="right")
+    for figures in known[:_WEIGHTS_SHOWN]:
+        form = f"{figures.bits} bits, {'channel' if figures.block_size < 0 else f'block {figures.block_size}'}"
+        levels = ("-" if db is None else decibels(db) for db in (figures.sqnr_db, figures.rtn_db))
+        table.add_row(Text(figures.weight), form, figures.algorithm, *levels)
+    return table
 
 
 def _size(verification: Verification) -> str:
