@@ -11,16 +11,16 @@ from vqonnx.graph.walk import constant_tensor, nested_graphs, subgraphs
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The nodes that one result needs and no earlier result did.
+    """The nodes that some results need and no earlier result did.
 
     Attributes:
-        result: The value that the segment is cut for.
+        results: The values that the segment is cut for, in graph order; graph inputs too.
         nodes: In graph order; "free" nodes may stand in several segments.
         inputs: Values of earlier segments and graph inputs that it reads.
-        outputs: The result, and the values that later segments read.
+        outputs: The results, and the values that later segments read.
     """
 
-    result: ir.Value
+    results: tuple[ir.Value, ...]
     nodes: tuple[ir.Node, ...]
     inputs: tuple[ir.Value, ...]
     outputs: tuple[ir.Value, ...]
@@ -41,20 +41,30 @@ class Segment:
         return ir.Model(view.clone(), ir_version=source.ir_version, functions=functions)
 
 
-def segments(graph: ir.Graph, results: Sequence[ir.Value], is_free: Callable[[ir.Node], bool]) -> list[Segment]:
-    """Cut ``graph`` at ``results``, given in graph order.
+def segments(
+    graph: ir.Graph, groups: Sequence[Sequence[ir.Value]], is_free: Callable[[ir.Node], bool]
+) -> list[Segment]:
+    """Cut ``graph`` behind each group of results; groups and their members are given in graph order.
 
-    Every node is in the segment of the first result that needs it, but for "free" nodes, which are repeated in each
+    Every node is in the segment of the first group that needs it, but for "free" nodes, which are repeated in each
     segment that reads them, so that their input crosses the cut and not their output. Linear in the graph.
     """
     position = {node: index for index, node in enumerate(graph)}
     owner: dict[ir.Node, int] = {}
     parts: list[list[ir.Node]] = []
-    for index, result in enumerate(results):
-        new = _needed(result, owner, is_free)
+    for index, results in enumerate(groups):
+        new = _needed(results, owner, is_free)
         owner.update((node, index) for node in new if not is_free(node))
         parts.append(sorted(new, key=position.__getitem__))
-    return _joined(parts, results)
+    return _joined(parts, groups)
+
+
+def read_later(cut: Sequence[Segment]) -> list[set[ir.Value]]:
+    """For each segment the values that the segments behind it read: what must be kept when it has run."""
+    later: list[set[ir.Value]] = [set()]
+    for segment in reversed(cut[1:]):
+        later.append(later[-1] | set(segment.inputs))
+    return later[::-1]
 
 
 def between(source: ir.Model, start: ir.Value, end: ir.Value) -> ir.Model:
@@ -65,28 +75,28 @@ def between(source: ir.Model, start: ir.Value, end: ir.Value) -> ir.Model:
     Raises:
         ModelError: ``end`` needs more than ``start`` and constants.
     """
-    nodes = _needed(end, {}, lambda node: False, until=start)
+    nodes = _needed([end], {}, lambda node: False, until=start)
     graph = end.graph
     position = {node: index for index, node in enumerate(graph if graph is not None else ())}
     part = tuple(sorted(nodes, key=position.__getitem__))
-    others = [value.name for value in _outer_reads(part) if value is not start]
+    others = [value.name for value in _outer_reads(part, ()) if value is not start]
     if others:
         raise ModelError(f"{end.name!r} does not follow from {start.name!r} alone: it needs {others[0]!r} too.")
-    model = Segment(end, part, (start,), (end,)).model(source)
+    model = Segment((end,), part, (start,), (end,)).model(source)
     for value in (*model.graph.inputs, *model.graph.outputs):
         value.shape = None
     return model
 
 
 def _needed(
-    result: ir.Value,
+    results: Sequence[ir.Value],
     owner: dict[ir.Node, int],
     is_free: Callable[[ir.Node], bool],
     until: ir.Value | None = None,
 ) -> list[ir.Node]:
-    """The nodes that compute ``result``, from ``until`` where that is given, and are in no segment yet."""
+    """The nodes that compute ``results``, from ``until`` where that is given, and are in no segment yet."""
     found: dict[ir.Node, None] = {}
-    pending = [result]
+    pending = list(results)
     while pending:
         value = pending.pop()
         node = None if value is until else value.producer()
@@ -97,22 +107,29 @@ def _needed(
     return list(found)
 
 
-def _joined(parts: Sequence[Sequence[ir.Node]], results: Sequence[ir.Value]) -> list[Segment]:
-    inputs = [_outer_reads(part) for part in parts]
+def _joined(parts: Sequence[Sequence[ir.Node]], groups: Sequence[Sequence[ir.Value]]) -> list[Segment]:
+    inputs = [_outer_reads(part, results) for part, results in zip(parts, groups, strict=True)]
     wanted_later: set[ir.Value] = set()
     joined: list[Segment] = []
-    for part, reads, result in reversed(list(zip(parts, inputs, results, strict=True))):
-        made = [value for node in part for value in node.outputs if value in wanted_later and value is not result]
-        joined.append(Segment(result, tuple(part), reads, (result, *made)))
+    for part, reads, results in reversed(list(zip(parts, inputs, groups, strict=True))):
+        kept = wanted_later.difference(results)
+        made = [value for node in part for value in node.outputs if value in kept]
+        joined.append(Segment(tuple(results), tuple(part), reads, (*results, *made)))
         wanted_later.update(reads)
     return joined[::-1]
 
 
-def _outer_reads(nodes: Sequence[ir.Node]) -> tuple[ir.Value, ...]:
-    """What the nodes read that is neither constant nor made by one of them, each once."""
+def _outer_reads(nodes: Sequence[ir.Node], results: Sequence[ir.Value]) -> tuple[ir.Value, ...]:
+    """What the nodes read that is neither constant nor made by one of them, and results that none makes; each once."""
     inside = set(nodes)
-    outer = (v for v in _reads(nodes) if v.producer() not in inside and constant_tensor(v) is None)
+    outer = (v for v in (*_reads(nodes), *results) if v.producer() not in inside and not _is_constant(v))
     return tuple(dict.fromkeys(outer))
+
+
+def _is_constant(value: ir.Value) -> bool:
+    if value.producer() is None:
+        return value.is_initializer() and not value.is_graph_input()  # strings too, which have no array
+    return constant_tensor(value) is not None
 
 
 def _reads(nodes: Sequence[ir.Node]) -> Iterator[ir.Value]:

@@ -82,14 +82,14 @@ def correct(
         return solutions
     quantized = emit(model, plan, solutions)
     results = _results(quantized, layers)
-    cut = segments(quantized.graph, list(results), _is_activation_dequantizer)
+    cut = segments(quantized.graph, [[result] for result in results], _is_activation_dequantizer)
     feeds = feeds[: _affordable(quantized, cut, results, solutions, feeds)]
     wanted = {layer.result: ChannelMean(axis=layer.axis) for layer in layers}
     means = observe(model, wanted, feeds, ObserveOptions()).tensors
     run = _Run(quantized, cut, feeds, threads)
     constants = dict(solutions.constants)
     for done, segment in enumerate(cut, start=1):
-        layer = results[segment.result]
+        layer = results[segment.results[0]]
         target = means[layer.result]
         assert isinstance(target, ChannelMean)
         constants[layer.bias] = run.corrected(segment, layer, solutions, target.means)
@@ -108,7 +108,7 @@ def _affordable(
     trial = _Run(quantized, cut, feeds[:1], None)
     peak = 1
     for segment in cut:
-        layer = results[segment.result]
+        layer = results[segment.results[0]]
         trial.advance(segment, layer, solutions.constants[layer.bias].codes)
         peak = max(peak, trial.nbytes)
     return max(_FEWEST_SAMPLES, min(len(feeds), _MEMORY // peak))
