@@ -1,13 +1,14 @@
 """Constants as initializers: what no input can change is computed once, before the model is looked at."""
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
+from vqonnx.graph.dequantization import dequantized
 from vqonnx.graph.edit import add_initializer, remove_node, replace_uses
+from vqonnx.graph.evaluation import RULES, Outcome, Rule, constant_inputs
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import constant_tensor, nested_graphs
-from vqonnx.transforms.dequantization import dequantized
-from vqonnx.transforms.evaluation import RULES, Outcome, Rule
 
 GROWTH = 8
 """A folded constant takes at most this many times the bytes of what it is made from (4 bits to float32) …"""
@@ -45,7 +46,7 @@ def lift_initializers(model: ir.Model) -> int:
 def fold_constants(model: ir.Model, *, requantize: bool = False) -> int:
     """Replace nodes whose inputs are all constant by initializers; return how many.
 
-    Covers Constant nodes and the operators in ``evaluation.RULES``, in bodies too. A node stays when one of
+    Covers Constant nodes and the operators in ``graph.evaluation.RULES``, in bodies too. A node stays when one of
     its outputs is a graph output, when the result would be out of proportion, or in a function, which cannot
     hold initializers. Producers that others read stay. A new shape of a mapped tensor stays mapped.
 
@@ -70,7 +71,7 @@ def _outcome(node: ir.Node, requantize: bool) -> Outcome | None:
     rule: Rule | None = RULES.get(node.op_type)
     if requantize and node.op_type == "DequantizeLinear":
         rule = dequantized
-    outcome = rule(node) if rule is not None else None
+    outcome = rule(node, constant_inputs(node)) if rule is not None else None
     return outcome if outcome is not None and _in_proportion(node, outcome) else None
 
 
@@ -100,7 +101,7 @@ def _tensor(outcome: Outcome, name: str) -> ir.TensorProtocol:
         return ir.ExternalTensor(*place, shape=shape, name=name, base_dir=source.base_dir)
 
     def computed() -> ir.TensorProtocol:
-        return ir.Tensor(outcome.compute(), dtype=outcome.dtype, shape=shape, name=name)
+        return ir.Tensor(np.asarray(outcome.compute(), order="C"), dtype=outcome.dtype, shape=shape, name=name)
 
     if outcome.nbytes > LAZY_ABOVE and not isinstance(source, ir.Tensor):
         return ir.LazyTensor(computed, dtype=outcome.dtype, shape=shape, name=name)

@@ -5,17 +5,20 @@ to integers (undefined out of range), integer division, string types. Source: ON
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from vqonnx.graph.facts import int_attribute
-from vqonnx.graph.walk import FLOAT_TYPES, constant, constant_tensor
+from vqonnx.graph.walk import FLOAT_TYPES, constant_tensor
 
-Ints = tuple[int, ...]
+Ints: TypeAlias = tuple[int, ...]
+Inputs: TypeAlias = Sequence[ir.TensorProtocol | None]
+"""The tensor of each input of a node; None where it is absent or not constant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +43,30 @@ class Outcome:
         return -(-math.prod(self.shape) * self.dtype.bitwidth // 8)
 
 
-Rule = Callable[[ir.Node], Outcome | None]
+Rule: TypeAlias = Callable[[ir.Node, Inputs], Outcome | None]
 
 
-def _input(node: ir.Node, index: int) -> ir.TensorProtocol | None:
-    return constant_tensor(node.inputs[index]) if index < len(node.inputs) else None
+def constant_inputs(node: ir.Node) -> list[ir.TensorProtocol | None]:
+    """The tensors of the inputs that are constant by themselves."""
+    return [constant_tensor(value) for value in node.inputs]
+
+
+def input_at(inputs: Inputs, index: int) -> ir.TensorProtocol | None:
+    """The tensor at ``index``; None past the end too, where optional inputs are left out."""
+    return inputs[index] if index < len(inputs) else None
 
 
 def _shape(tensor: ir.TensorProtocol) -> Ints:
     return tuple(tensor.shape.numpy())
 
 
-def _axes(node: ir.Node, name: str) -> Ints | None:
+def _axes(node: ir.Node, inputs: Inputs, name: str) -> Ints | None:
     """Integers from input 1 (newer opsets) or attribute ``name`` (older); None if absent or not constant."""
     attribute = node.attributes.get(name)
     if attribute is not None:
         return tuple(attribute.as_ints())
-    array = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if array is None else tuple(int(axis) for axis in array.reshape(-1))
+    tensor = input_at(inputs, 1)
+    return None if tensor is None else tuple(int(axis) for axis in tensor.numpy().reshape(-1))
 
 
 def _view(tensor: ir.TensorProtocol, shape: Ints) -> Outcome | None:
@@ -66,19 +75,19 @@ def _view(tensor: ir.TensorProtocol, shape: Ints) -> Outcome | None:
     return Outcome(tensor.dtype, shape, lambda: tensor.numpy().reshape(shape), tensor)
 
 
-def _constant(node: ir.Node) -> Outcome | None:
+def _constant(node: ir.Node, inputs: Inputs) -> Outcome | None:
     tensor = constant_tensor(node.outputs[0])
     return None if tensor is None else _view(tensor, _shape(tensor))
 
 
-def _identity(node: ir.Node) -> Outcome | None:
-    tensor = _input(node, 0)
+def _identity(node: ir.Node, inputs: Inputs) -> Outcome | None:
+    tensor = inputs[0]
     return None if tensor is None else _view(tensor, _shape(tensor))
 
 
-def _reshape(node: ir.Node) -> Outcome | None:
+def _reshape(node: ir.Node, inputs: Inputs) -> Outcome | None:
     """Reshape: 0 copies the input's dimension unless ``allowzero``, -1 takes what is left."""
-    tensor, wanted = _input(node, 0), _axes(node, "shape")
+    tensor, wanted = inputs[0], _axes(node, inputs, "shape")
     if tensor is None or wanted is None:
         return None
     old, shape = _shape(tensor), list(wanted)
@@ -94,9 +103,9 @@ def _reshape(node: ir.Node) -> Outcome | None:
     return _view(tensor, tuple(shape))
 
 
-def _flatten(node: ir.Node) -> Outcome | None:
+def _flatten(node: ir.Node, inputs: Inputs) -> Outcome | None:
     """Flatten: the dimensions before ``axis`` become the first, the others the second."""
-    tensor = _input(node, 0)
+    tensor = inputs[0]
     if tensor is None:
         return None
     old, axis = _shape(tensor), int_attribute(node, "axis", 1)
@@ -104,9 +113,9 @@ def _flatten(node: ir.Node) -> Outcome | None:
     return _view(tensor, (math.prod(old[:axis]), math.prod(old[axis:])))
 
 
-def _squeeze(node: ir.Node) -> Outcome | None:
+def _squeeze(node: ir.Node, inputs: Inputs) -> Outcome | None:
     """Squeeze: without axes every dimension of 1 goes."""
-    tensor, axes = _input(node, 0), _axes(node, "axes")
+    tensor, axes = inputs[0], _axes(node, inputs, "axes")
     if tensor is None or (axes is None and len(node.inputs) > 1 and node.inputs[1] is not None):
         return None
     old = _shape(tensor)
@@ -114,9 +123,9 @@ def _squeeze(node: ir.Node) -> Outcome | None:
     return _view(tensor, tuple(size for axis, size in enumerate(old) if axis not in gone))
 
 
-def _unsqueeze(node: ir.Node) -> Outcome | None:
+def _unsqueeze(node: ir.Node, inputs: Inputs) -> Outcome | None:
     """Unsqueeze: axes count in the result."""
-    tensor, axes = _input(node, 0), _axes(node, "axes")
+    tensor, axes = inputs[0], _axes(node, inputs, "axes")
     if tensor is None or axes is None:
         return None
     rank = len(tensor.shape) + len(axes)
@@ -124,20 +133,20 @@ def _unsqueeze(node: ir.Node) -> Outcome | None:
     return _view(tensor, tuple(1 if axis in new else next(rest) for axis in range(rank)))
 
 
-def _transpose(node: ir.Node) -> Outcome | None:
+def _transpose(node: ir.Node, inputs: Inputs) -> Outcome | None:
     """Transpose: without ``perm`` the dimensions are reversed."""
-    tensor = _input(node, 0)
+    tensor = inputs[0]
     if tensor is None:
         return None
     attribute = node.attributes.get("perm")
     perm = tuple(reversed(range(len(tensor.shape)))) if attribute is None else tuple(attribute.as_ints())
     shape = tuple(_shape(tensor)[axis] for axis in perm)
-    return Outcome(tensor.dtype, shape, lambda: np.ascontiguousarray(tensor.numpy().transpose(perm)))
+    return Outcome(tensor.dtype, shape, lambda: tensor.numpy().transpose(perm))
 
 
-def _cast(node: ir.Node) -> Outcome | None:
+def _cast(node: ir.Node, inputs: Inputs) -> Outcome | None:
     """Cast: between floating-point types, from integers, and to bool; all are exact or round to nearest even."""
-    tensor = _input(node, 0)
+    tensor = inputs[0]
     target = ir.DataType(int_attribute(node, "to", 0))
     if tensor is None or not _casts_alike(tensor.dtype, target):
         return None
@@ -167,8 +176,8 @@ def _casts_alike(source: ir.DataType, target: ir.DataType) -> bool:
 
 
 def _arithmetic(operation: np.ufunc) -> Rule:
-    def rule(node: ir.Node) -> Outcome | None:
-        left, right = _input(node, 0), _input(node, 1)
+    def rule(node: ir.Node, inputs: Inputs) -> Outcome | None:
+        left, right = inputs
         if left is None or right is None or left.dtype != right.dtype:
             return None
         dtype = left.dtype
@@ -185,11 +194,10 @@ def _arithmetic(operation: np.ufunc) -> Rule:
     return rule
 
 
-def _concat(node: ir.Node) -> Outcome | None:
+def _concat(node: ir.Node, inputs: Inputs) -> Outcome | None:
     """Concat along ``axis``."""
-    tensors = [_input(node, index) for index in range(len(node.inputs))]
-    known = [tensor for tensor in tensors if tensor is not None]
-    if len(known) < len(tensors) or not known:
+    known = [tensor for tensor in inputs if tensor is not None]
+    if len(known) < len(inputs) or not known:
         return None
     shape = list(_shape(known[0]))
     axis = int_attribute(node, "axis", 0) % len(shape)
@@ -197,12 +205,12 @@ def _concat(node: ir.Node) -> Outcome | None:
     return Outcome(known[0].dtype, tuple(shape), lambda: np.concatenate([t.numpy() for t in known], axis=axis))
 
 
-def _constant_of_shape(node: ir.Node) -> Outcome | None:
+def _constant_of_shape(node: ir.Node, inputs: Inputs) -> Outcome | None:
     """ConstantOfShape: zeros of float32 unless ``value`` holds one number of another kind."""
-    array = constant(node.inputs[0])
-    if array is None:
+    tensor = inputs[0]
+    if tensor is None:
         return None
-    shape = tuple(int(size) for size in array.reshape(-1))
+    shape = tuple(int(size) for size in tensor.numpy().reshape(-1))
     if any(size < 0 for size in shape):
         return None
     attribute = node.attributes.get("value")
