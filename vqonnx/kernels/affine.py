@@ -11,6 +11,7 @@ from vqonnx.core.granularity import Array, Granularity
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.spec import QuantSpec, ScaleGrid
 from vqonnx.errors import QuantRangeError
+from vqonnx.kernels.scale_grid import on_grid
 
 F64 = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]
@@ -19,6 +20,7 @@ FloatArray = npt.NDArray[np.floating]
 # normal number in the float32 arithmetic of every kernel, so there the smallest subnormal is the floor.
 _SMALLEST_SCALE = {np.dtype(np.float32): 2.0**-126, np.dtype(np.float16): 2.0**-24}
 _LARGEST_SCALE = {np.dtype(np.float32): 3.4e38, np.dtype(np.float16): 65504.0}
+_LARGEST_POWER = {np.dtype(np.float32): 2.0**127, np.dtype(np.float16): 2.0**15}
 
 
 def affine_params(
@@ -62,10 +64,9 @@ def _widened_to_zero(low: F64, high: F64) -> tuple[F64, F64]:
 
 
 def _representable(step: F64, grid: ScaleGrid, dtype: np.dtype[np.generic]) -> FloatArray:
-    """The smallest scale of the grid and dtype that is not below ``step``; 1 where the step is 0."""
-    if grid is ScaleGrid.POWER_OF_TWO:
-        step = np.where(step > 0, 2.0 ** np.ceil(np.log2(np.where(step > 0, step, 1.0))), 0.0)
-    bounded = np.clip(step, _SMALLEST_SCALE[dtype], _LARGEST_SCALE[dtype])
+    """The scale of the grid and dtype for ``step``, not below it but for M * 2^-N; 1 where the step is 0."""
+    largest = (_LARGEST_POWER if grid is ScaleGrid.POWER_OF_TWO else _LARGEST_SCALE)[dtype]
+    bounded = on_grid(np.clip(step, _SMALLEST_SCALE[dtype], largest), grid)
     scale = bounded.astype(dtype)
     if dtype == np.float16:  # 11 bits are so few that rounding down would clip the ends of the range
         scale = np.where(scale.astype(np.float64) < bounded, np.nextafter(scale, dtype.type(np.inf)), scale)
