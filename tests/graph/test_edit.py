@@ -168,3 +168,31 @@ def test_editing_is_linear(count_calls):
         assert edit.remove_dead(model) == 2 * count + 1
 
     assert count_calls(wrap_chain, 800) < 4.4 * count_calls(wrap_chain, 200)
+
+
+def test_replacing_a_node_keeps_name_type_and_readers(model, names):
+    add = model.graph[0]
+    x, w = add.inputs
+    new = [edit.make_node(names, "Neg", [w]), edit.make_node(names, "Sub", [x])]
+    new[1].resize_inputs(2)
+    new[1].replace_input_with(1, new[0].outputs[0])
+    name, kind = add.name, add.outputs[0].type
+    edit.replace_node(add, new, names)
+    np.testing.assert_array_equal(outputs(model), [[0, 4], [0, -4]])
+    assert [node.op_type for node in model.graph] == ["Neg", "Sub", "If"]
+    assert (new[0].name, new[1].outputs[0].name, new[1].outputs[0].type) == (name, "a", kind)
+
+
+def test_nodes_that_read_each_other_go_together(model, names):
+    add = model.graph[0]
+    neg = edit.make_node(names, "Neg", [add.outputs[0]])
+    twice = edit.make_node(names, "Add", [neg.outputs[0], neg.outputs[0]])
+    edit.insert_after(add, [neg, twice])
+    with pytest.raises(ModelError, match="its outputs are still read"):
+        edit.remove_nodes([neg])
+    with pytest.raises(ModelError, match="its outputs are still read"):
+        edit.remove_nodes([add, neg, twice])
+    assert neg.inputs[0] is add.outputs[0]
+    edit.remove_nodes([neg, twice])
+    assert [node.op_type for node in model.graph] == ["Add", "If"]
+    assert {node.op_type for node in add.outputs[0].consumers()} == {"Neg", "Abs"}

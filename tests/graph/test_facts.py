@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from models.build import Weights, build
-from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add
+from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add, reduced_axes
 from vqonnx.graph.io import load
 
 INF = math.inf
@@ -106,3 +106,30 @@ def test_a_product_that_is_an_output_keeps_no_bias() -> None:
 
 def test_only_a_matmul_is_one() -> None:
     assert linear_add(clip("y = Relu (x)")) is None
+
+
+def reduction(attributes: str = "", second: str = "", opset: int = 17, **arrays: object) -> ir.Node:
+    text = f"y = ReduceMean {attributes} (x{second})"
+    return last_node(build(f"g (float[N, 2, 3] x) => (float[a, b, c] y) {{\n{text}\n}}", arrays, opset=opset))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("node", "axes"),
+    [
+        (reduction("<axes = [-1]>"), (2,)),
+        (reduction("<axes = [2, 0]>"), (0, 2)),
+        (reduction(), (0, 1, 2)),
+        (reduction(opset=18), (0, 1, 2)),
+        (reduction("<noop_with_empty_axes = 1>", opset=18), ()),
+        (reduction("", ", a", 18, a=np.int64([])), (0, 1, 2)),
+        (reduction("", ", a", 18, a=np.int64([-2])), (1,)),
+        (reduction("", ", a", 18, a=np.int64(-1).reshape(1)), (2,)),
+    ],
+)
+def test_axes_of_a_reduction(node: ir.Node, axes: tuple[int, ...]) -> None:
+    assert reduced_axes(node, 3) == axes
+
+
+def test_axes_that_are_computed_are_not_known() -> None:
+    model = build("g (float[N, 2] x, int64[K] a) => (float[b, c] y) { y = ReduceMean (x, a) }", opset=18)
+    assert reduced_axes(last_node(model), 2) is None

@@ -111,3 +111,17 @@ def test_lists_of_bodies_are_walked():
     body = ir.Graph([], [], nodes=[ir.node("A", [])], name="body")
     node = ir.Node("my", "Choose", [], [ir.AttrGraphs("branches", [body])])
     assert list(walk.subgraphs(node)) == [body]
+
+
+def test_the_only_reader_is_in_the_same_graph_and_reads_once(nested):
+    values = walk.values_by_name(nested)
+    add = nested.graph[0]
+    assert walk.only_reader(values["x"]) == (add, 0)
+    assert walk.only_reader(values["w"]) == (add, 1)
+    assert walk.only_reader(values["a"]) is None  # two readers, and both in bodies
+    assert walk.only_reader(values["y"]) is None  # an output
+    next(node for node in walk.nodes(nested) if node.op_type == "Mul").replace_input_with(0, values["x"])
+    assert walk.only_reader(values["a"]) is None  # one reader, in a body
+    assert walk.only_reader(values["x"]) is None
+    add.replace_input_with(1, values["x"])
+    assert walk.only_reader(values["x"]) is None

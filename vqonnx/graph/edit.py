@@ -151,12 +151,49 @@ def remove_node(node: ir.Node) -> None:
         ModelError: An output is still read, or is a graph output.
     """
     if not _is_dead(node):
-        raise ModelError(
-            f"cannot remove node {node.name!r} ({node.op_type}): its outputs are still read. Replace their uses first.",
-            node=node.name,
-        )
+        raise _still_read(node)
     _detach(node)
     _graph_of(node).remove(node)
+
+
+def replace_node(node: ir.Node, new: Sequence[ir.Node], names: NameAllocator) -> None:
+    """Put ``new``, in order, in the place of ``node``, whose first output the last one's first output replaces.
+
+    That takes over type and shape, and the first of ``new`` the node's name: it is what a pattern of the user's means.
+
+    Raises:
+        ModelError: Something reads another output of ``node``.
+    """
+    old, result = node.outputs[0], new[-1].outputs[0]
+    result.type, result.shape = old.type, old.shape
+    insert_before(node, new)
+    replace_uses(old, result, names)
+    remove_node(node)
+    new[0].name = node.name
+
+
+def remove_nodes(nodes: Collection[ir.Node]) -> None:
+    """Take ``nodes`` out of their graphs; nothing but themselves may read their outputs.
+
+    Raises:
+        ModelError: An output is read by another node, or is a graph output; nothing is removed.
+    """
+    leaving = set(nodes)
+    for node in nodes:
+        readers = {reader for output in node.outputs for reader in output.consumers()}
+        if not readers <= leaving or any(output.is_graph_output() for output in node.outputs):
+            raise _still_read(node)
+    for node in nodes:
+        _detach(node)
+    for node in nodes:
+        _graph_of(node).remove(node)
+
+
+def _still_read(node: ir.Node) -> ModelError:
+    return ModelError(
+        f"cannot remove node {node.name!r} ({node.op_type}): its outputs are still read. Replace their uses first.",
+        node=node.name,
+    )
 
 
 def remove_dead(model: ir.Model) -> int:

@@ -36,6 +36,27 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
     return bounds[0], bounds[1]
 
 
+def reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
+    """The axes that a Reduce operator reduces, each >= 0, in order; None where they are not constant.
+
+    They are an attribute before opset 18 (ReduceSum: 13) and an input since. Without any, all are reduced, or, with
+    ``noop_with_empty_axes``, none.
+    """
+    attribute, value = node.attributes.get("axes"), node.inputs[1] if len(node.inputs) > 1 else None
+    if attribute is not None:
+        axes = None if attribute.is_ref() else tuple(attribute.as_ints())
+    elif value is not None:
+        numbers = constant(value)
+        axes = None if numbers is None else tuple(int(axis) for axis in numbers.reshape(-1))
+    else:
+        axes = ()
+    if axes is None:
+        return None
+    if not axes:
+        return () if int_attribute(node, "noop_with_empty_axes", 0) else tuple(range(rank))
+    return tuple(sorted(axis % rank for axis in axes))
+
+
 def linear_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:
     """The Add that gives a MatMul its bias, and the index of the bias among its inputs; None if there is none.
 

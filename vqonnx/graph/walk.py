@@ -89,6 +89,15 @@ def consumers(value: ir.Value) -> tuple[ir.Node, ...]:
     return tuple(value.consumers())
 
 
+def only_reader(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """The node of the same graph that alone reads ``value``, and by which input; None for a graph output too."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    node, index = next(iter(uses))
+    return (node, index) if node.graph is value.graph else None
+
+
 def is_float(value: ir.Value | None) -> bool:
     """Whether the value's type is known and is float16, bfloat16, float32 or float64."""
     return value is not None and value.dtype in FLOAT_TYPES

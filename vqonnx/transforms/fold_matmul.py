@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from vqonnx.graph.edit import add_initializer, insert_before, make_node, remove_node, replace_uses
+from vqonnx.graph.edit import add_initializer, make_node, replace_node
 from vqonnx.graph.facts import linear_add
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import constant_tensor
@@ -66,11 +66,8 @@ def _replace_by_add(node: ir.Node, bias: np.ndarray, names: NameAllocator) -> No
     if not isinstance(graph, ir.Graph):  # pragma: no cover - followers come from graphs
         raise TypeError(f"node {node.name!r} is in no graph")
     constant = add_initializer(graph, names.unique(f"{node.name}_bias"), bias)
-    add = make_node(names, "Add", [node.inputs[0], constant], name=f"{node.name}_shift")
-    insert_before(node, add)
-    add.outputs[0].type, add.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
-    replace_uses(node.outputs[0], add.outputs[0], names)
-    remove_node(node)
+    add = make_node(names, "Add", [node.inputs[0], constant])
+    replace_node(node, [add], names)
 
 
 def _projection(producer: ir.Node) -> _Projection | None:

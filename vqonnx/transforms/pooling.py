@@ -2,10 +2,10 @@
 
 import onnx_ir as ir
 
-from vqonnx.graph.edit import insert_before, make_node, remove_node, replace_uses
-from vqonnx.graph.facts import int_attribute
+from vqonnx.graph.edit import make_node, replace_node
+from vqonnx.graph.facts import int_attribute, reduced_axes
 from vqonnx.graph.names import NameAllocator
-from vqonnx.graph.walk import constant, nested_graphs
+from vqonnx.graph.walk import nested_graphs
 
 _TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 """What ONNX Runtime pools on a CPU; ReduceMean knows double and integers too."""
@@ -32,17 +32,7 @@ def _is_global_mean(node: ir.Node) -> bool:
     if x is None or x.shape is None or x.dtype not in _TYPES or not 3 <= len(x.shape) <= 5:
         return False
     rank = len(x.shape)
-    axes = {axis % rank for axis in _axes(node)}
-    return axes == set(range(2, rank)) and not _normalizes(node, x)
-
-
-def _axes(node: ir.Node) -> tuple[int, ...]:
-    """Axes by the attribute (before opset 18) or the constant input; none where absent or not constant."""
-    attribute = node.attributes.get("axes")
-    if attribute is not None:
-        return () if attribute.is_ref() else tuple(attribute.as_ints())
-    numbers = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    return () if numbers is None else tuple(int(axis) for axis in numbers.reshape(-1))
+    return reduced_axes(node, rank) == tuple(range(2, rank)) and not _normalizes(node, x)
 
 
 def _normalizes(node: ir.Node, x: ir.Value) -> bool:
@@ -55,7 +45,7 @@ def _normalizes(node: ir.Node, x: ir.Value) -> bool:
 
 
 def _replace(node: ir.Node, names: NameAllocator) -> None:
-    x, old = node.inputs[0], node.outputs[0]
+    x = node.inputs[0]
     new = [make_node(names, "GlobalAveragePool", [x])]
     if not int_attribute(node, "keepdims", 1):
         pooled = new[0].outputs[0]
@@ -63,9 +53,4 @@ def _replace(node: ir.Node, names: NameAllocator) -> None:
             pooled.type = x.type
             pooled.shape = ir.Shape([*x.shape[:2], *(1 for _ in x.shape[2:])])
         new.append(make_node(names, "Flatten", [pooled], {"axis": 1}))
-    result = new[-1].outputs[0]
-    result.type, result.shape = old.type, old.shape
-    insert_before(node, new)
-    replace_uses(old, result, names)
-    remove_node(node)
-    new[0].name = node.name
+    replace_node(node, new, names)
