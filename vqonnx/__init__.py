@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from vqonnx.quantizers.onnx_quantizer import ONNXQuantizer
     from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
     from vqonnx.quantizers.tensors import QuantizedValue
-    from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
+    from vqonnx.quantizers.types import (
+        CalibrationMethod,
+        PowerOfTwoMethod,
+        QuantFormat,
+        QuantizationMode,
+        QuantType,
+    )
     from vqonnx.report.model import Report
 
 _HOMES = {
@@ -28,6 +34,7 @@ _HOMES = {
     "ONNXQuantizer": "vqonnx.quantizers.onnx_quantizer",
     "OpSupport": "vqonnx.core.target",
     "Plan": "vqonnx.core.plan",
+    "PowerOfTwoMethod": "vqonnx.quantizers.types",
     "QDQQuantizer": "vqonnx.quantizers.qdq_quantizer",
     "QuantFormat": "vqonnx.quantizers.types",
     "QuantSpec": "vqonnx.core.spec",
@@ -48,6 +55,7 @@ __all__ = [  # noqa: RUF022 - the version last
     "ONNXQuantizer",
     "OpSupport",
     "Plan",
+    "PowerOfTwoMethod",
     "QDQQuantizer",
     "QuantFormat",
     "QuantSpec",

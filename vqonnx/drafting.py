@@ -12,11 +12,12 @@ import onnx_ir as ir
 from vqonnx.calibration.samples import Samples
 from vqonnx.calibration.statistics import Statistic
 from vqonnx.calibration.statistics.moving_average import MovingAverage
+from vqonnx.calibration.statistics.position_votes import PositionVotes
 from vqonnx.calibration.statistics.profile import Profile
 from vqonnx.clock import Clock
 from vqonnx.core.plan import Plan
 from vqonnx.core.solution import Solutions
-from vqonnx.core.spec import RangeMethod
+from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.progress import Progress, silent
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.options import QuantizerOptions
@@ -168,7 +169,7 @@ class Drafting:
 
     def _observe(self, plan: Plan) -> None:
         wanted = {
-            tensor.tensor: self._statistic(tensor.method)
+            tensor.tensor: self._statistic(tensor.method, tensor.spec)
             for tensor in plan.activations()
             if tensor.method is not None and tensor.tensor not in self.statistics
         }
@@ -183,12 +184,14 @@ class Drafting:
         observed = observe(self.prepared.model, wanted, self.samples.calibration, options)
         self.statistics.update(observed.tensors)
 
-    def _statistic(self, method: RangeMethod) -> RangeMethod | Statistic:
+    def _statistic(self, method: RangeMethod, spec: QuantSpec) -> RangeMethod | Statistic:
         """What serves the method, and the others that are tried too."""
         if len(self.job.options.methods) > 1:
             return Profile()
         if method is RangeMethod.MOVING_AVERAGE:
             return MovingAverage(rate=self.job.options.moving_average)
+        if method is RangeMethod.MOST_COMMON:
+            return PositionVotes.of_spec(spec)
         return method
 
     def _emitted(self, draft: Draft) -> ir.Model:

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqonnx.core.qtype import FLOAT8E4M3FN, INT8, INT16, UINT4, UINT8
-from vqonnx.core.spec import QuantSpec, RangeMethod
+from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.errors import OptionError
 from vqonnx.kernels import entropy, histogram
-from vqonnx.kernels.bins import Bins, folded
+from vqonnx.kernels.affine import affine_params, dequantize, quantize
+from vqonnx.kernels.bins import Bins, clipped, folded
 from vqonnx.kernels.ranges import HISTOGRAM_METHODS, RangeOptions, choose_range, distribution_range
 
 U8 = QuantSpec(qtype=UINT8)
@@ -182,6 +183,57 @@ def test_entropy_clips_rare_outliers_but_not_a_bulk_far_from_zero():
 def test_a_type_with_more_codes_than_bins_keeps_the_observed_range():
     x = data("outliers")
     assert choose_range(RangeMethod.ENTROPY, bins_of(x), QuantSpec(qtype=INT16), RangeOptions()) == (-60, 40)
+
+
+def test_the_layerwise_percentile_is_the_one_of_the_least_error():
+    x = data("outliers")
+    for spec, squared in itertools.product([U8, S8, QuantSpec(qtype=UINT4)], [False, True]):
+        candidates = (99.0, 99.9, 99.99, 100.0)
+        options = RangeOptions(percentiles=candidates, squared=squared)
+        chosen = choose_range(RangeMethod.LAYERWISE_PERCENTILE, bins_of(x), spec, options)
+        ranges = [
+            choose_range(RangeMethod.PERCENTILE, bins_of(x), spec, RangeOptions(percentile=one)) for one in candidates
+        ]
+        errors = []
+        for low, high in ranges:
+            params = affine_params(low, high, spec)
+            errors.append((np.abs(dequantize(quantize(x, params), params) - x) ** (2 if squared else 1)).sum())
+        assert errors[ranges.index(chosen)] <= min(errors) * 1.02
+
+
+def test_equal_errors_keep_the_widest_percentile():
+    options = RangeOptions(percentiles=(99, 100, 90))
+    x = np.zeros(100, np.float32)
+    assert choose_range(RangeMethod.LAYERWISE_PERCENTILE, bins_of(x), U8, options) == (0, 0)
+    steps = np.repeat(np.arange(256, dtype=np.float32), 100)
+    assert choose_range(RangeMethod.LAYERWISE_PERCENTILE, bins_of(steps), U8, options) == (0, 255)
+
+
+@pytest.mark.parametrize("grid", [ScaleGrid.FREE, ScaleGrid.POWER_OF_TWO])
+def test_a_percentile_before_the_squared_error_leaves_outliers_out(grid):
+    x = np.concatenate([data("normal"), np.full(4, 3e4, np.float32)])
+    spec = QuantSpec(qtype=UINT8, grid=grid)
+    _, whole = choose_range(RangeMethod.MSE, bins_of(x), spec, RangeOptions())
+    _, without = choose_range(RangeMethod.PERCENTILE_MSE, bins_of(x), spec, RangeOptions(percentile=99.9))
+    assert without < whole
+
+
+def test_clipping_a_histogram_moves_the_rest_to_its_ends():
+    bins = bins_of(np.array([-4.0, -1.0, 0.5, 2.0, 6.0, 7.0]), 16)
+    inner = clipped(bins, (-2.0, 5.0))
+    assert (inner.low, inner.high, inner.counts.sum()) == (-2.0, 5.0, 6)
+    assert inner.offset * inner.width <= -2 < (inner.offset + 1) * inner.width
+    assert (inner.counts[0], inner.counts[-1]) == (1, 2)
+    same = clipped(bins, (-9.0, 9.0))
+    assert (same.low, same.high, same.offset) == (bins.low, bins.high, bins.offset)
+    np.testing.assert_array_equal(same.counts, bins.counts)
+
+
+@pytest.mark.parametrize(("given", "error"), [((), "at least one"), ((99.9, 20), r"must lie in \(50, 100\], got 20")])
+def test_bad_candidates_are_refused(given, error):
+    with pytest.raises(OptionError, match=error) as caught:
+        RangeOptions(percentiles=given)
+    assert caught.value.option == "percentiles"
 
 
 def test_folding_counts_magnitudes():

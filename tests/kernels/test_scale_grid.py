@@ -11,7 +11,7 @@ from vqonnx.core.granularity import PerAxis, PerBlock, PerTensor
 from vqonnx.core.qtype import INT4, INT8, INT16, UINT8, UINT16
 from vqonnx.core.spec import QuantSpec, ScaleGrid
 from vqonnx.errors import QuantRangeError
-from vqonnx.kernels.affine import affine_params, dequantize, quantize, round_to_nearest
+from vqonnx.kernels.affine import affine_params, dequantize, round_to_nearest
 from vqonnx.kernels.scale_grid import (
     at_position,
     covering_position,
@@ -133,16 +133,13 @@ def test_the_largest_scales_are_finite():
 
 
 @given(x=REALS, shift=st.integers(-3, 3), symmetric=st.booleans())
-def test_at_another_position_zero_stays_exact_and_the_lower_end_where_it_is(x, shift, symmetric):
+def test_at_another_position_a_range_grows_or_shrinks_about_zero(x, shift, symmetric):
     spec = QuantSpec(qtype=UINT8, symmetric=symmetric, granularity=PerAxis(0), grid=ScaleGrid.POWER_OF_TWO)
     params = round_to_nearest(x, spec).params
     moved = at_position(params, position_of(params.scale) + shift)
     np.testing.assert_array_equal(moved.scale, params.scale * 2.0**-shift)
-    assert moved.zero_point.dtype == np.uint8
-    np.testing.assert_array_equal(dequantize(quantize(np.zeros_like(x), moved), moved), 0)
-    if shift <= 0 and not symmetric:
-        low, moved_low = (-(p.zero_point.astype(np.float64)) * p.scale for p in (params, moved))
-        assert (np.abs(low - moved_low) <= moved.scale / 2).all()
+    np.testing.assert_array_equal(moved.zero_point, params.zero_point)
+    assert moved.scale.dtype == params.scale.dtype
 
 
 def test_one_position_serves_all_scales():

@@ -20,6 +20,9 @@ class Method(StrEnum):
     ENTROPY = "entropy"
     MSE = "mse"
     DISTRIBUTION = "distribution"
+    PERCENTILE_MSE = "percentile-mse"
+    LAYERWISE_PERCENTILE = "layerwise-percentile"
+    MOST_COMMON = "most-common"
 
 
 class ElementType(StrEnum):

@@ -25,6 +25,9 @@ class RangeMethod(Enum):
     ENTROPY = "entropy"
     MSE = "mse"
     DISTRIBUTION = "distribution"
+    PERCENTILE_MSE = "percentile-mse"
+    LAYERWISE_PERCENTILE = "layerwise-percentile"
+    MOST_COMMON = "most-common"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,9 @@ The one implementation of scale and zero point; every granularity goes through i
 so that float16 and extreme float32 ranges neither overflow nor collapse.
 """
 
+import math
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,16 +14,10 @@ from vqonnx.core.granularity import Array, Granularity
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.spec import QuantSpec, ScaleGrid
 from vqonnx.errors import QuantRangeError
-from vqonnx.kernels.scale_grid import on_grid
+from vqonnx.kernels.scale_grid import LARGEST_POWER, LARGEST_SCALE, SMALLEST_SCALE, on_grid
 
 F64 = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]
-
-# float32 scales stay normal numbers, since kernels may flush subnormals to zero. A float16 subnormal is a
-# normal number in the float32 arithmetic of every kernel, so there the smallest subnormal is the floor.
-_SMALLEST_SCALE = {np.dtype(np.float32): 2.0**-126, np.dtype(np.float16): 2.0**-24}
-_LARGEST_SCALE = {np.dtype(np.float32): 3.4e38, np.dtype(np.float16): 65504.0}
-_LARGEST_POWER = {np.dtype(np.float32): 2.0**127, np.dtype(np.float16): 2.0**15}
 
 
 def affine_params(
@@ -65,8 +62,8 @@ def _widened_to_zero(low: F64, high: F64) -> tuple[F64, F64]:
 
 def _representable(step: F64, grid: ScaleGrid, dtype: np.dtype[np.generic]) -> FloatArray:
     """The scale of the grid and dtype for ``step``, not below it but for M * 2^-N; 1 where the step is 0."""
-    largest = (_LARGEST_POWER if grid is ScaleGrid.POWER_OF_TWO else _LARGEST_SCALE)[dtype]
-    bounded = on_grid(np.clip(step, _SMALLEST_SCALE[dtype], largest), grid)
+    largest = LARGEST_POWER if grid is ScaleGrid.POWER_OF_TWO else LARGEST_SCALE
+    bounded = on_grid(np.clip(step, SMALLEST_SCALE[dtype], largest[dtype]), grid)
     scale = bounded.astype(dtype)
     if dtype == np.float16:  # 11 bits are so few that rounding down would clip the ends of the range
         scale = np.where(scale.astype(np.float64) < bounded, np.nextafter(scale, dtype.type(np.inf)), scale)
@@ -87,7 +84,7 @@ def block_ranges(values: Array, spec: QuantSpec) -> tuple[F64, F64]:
     shape = spec.granularity.scale_shape(values.shape)
     if values.size == 0:
         return np.zeros(shape), np.zeros(shape)
-    blocks, axes = _blocked(values, spec.granularity)
+    blocks, axes = _blocked(values, spec.granularity, "edge")
     low = blocks.min(axis=axes).astype(np.float64)
     high = blocks.max(axis=axes).astype(np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -95,12 +92,21 @@ def block_ranges(values: Array, spec: QuantSpec) -> tuple[F64, F64]:
     return low.reshape(shape), high.reshape(shape)
 
 
-def _blocked(values: Array, granularity: Granularity) -> tuple[Array, tuple[int, ...]]:
-    """As [n0/b0, b0, n1/b1, b1, …], and the axes within a block; a short last block repeats its end."""
+def rows(values: Array, granularity: Granularity) -> Array:
+    """The elements that share a scale side by side: [scales, elements]; a short last block is filled with zeros."""
+    blocks, inner = _blocked(values, granularity, "constant")
+    count = math.prod(granularity.scale_shape(values.shape))
+    return np.moveaxis(blocks, inner, range(-len(inner), 0)).reshape(count, -1)
+
+
+def _blocked(
+    values: Array, granularity: Granularity, padding: Literal["edge", "constant"]
+) -> tuple[Array, tuple[int, ...]]:
+    """As [n0/b0, b0, n1/b1, b1, …], and the axes within a block; a short last block repeats its end or gets zeros."""
     blocks = granularity.block_shape(values.shape)
-    padding = [(0, -n % max(b, 1)) for n, b in zip(values.shape, blocks, strict=True)]
-    if any(after for _, after in padding):
-        values = np.pad(values, padding, mode="edge")
+    missing = [(0, -n % max(b, 1)) for n, b in zip(values.shape, blocks, strict=True)]
+    if any(after for _, after in missing):
+        values = np.pad(values, missing, mode=padding)
     split = [part for n, b in zip(values.shape, blocks, strict=True) for part in (n // max(b, 1), b)]
     return values.reshape(split), tuple(range(1, 2 * len(blocks), 2))
 

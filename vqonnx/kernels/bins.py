@@ -47,3 +47,20 @@ def folded(bins: Bins) -> Bins:
     counts = np.bincount(places, weights=bins.counts).astype(np.int64)
     least = 0.0 if bins.low <= 0 <= bins.high else min(abs(bins.low), abs(bins.high))
     return Bins(counts, 0, bins.exponent, least, high)
+
+
+def edges(bins: Bins) -> npt.NDArray[np.float64]:
+    """[n + 1] ends of the bins; the outermost are where the elements end."""
+    grid = (bins.offset + np.arange(bins.counts.size + 1)) * bins.width
+    clipped: npt.NDArray[np.float64] = np.clip(grid, bins.low, bins.high)
+    return clipped
+
+
+def clipped(bins: Bins, ends: Range) -> Bins:
+    """The histogram of the elements clipped to ``ends``, which must overlap it: the bins at the ends hold the rest."""
+    low, high = max(ends[0], bins.low), min(ends[1], bins.high)
+    first, last = (math.floor(math.ldexp(end, -bins.exponent)) - bins.offset for end in (low, high))
+    counts = bins.counts[first : last + 1].copy()
+    counts[0] += bins.counts[:first].sum()
+    counts[-1] += bins.counts[last + 1 :].sum()
+    return Bins(counts, bins.offset + first, bins.exponent, low, high)

@@ -1,24 +1,25 @@
 """The real range of a tensor, chosen from its histogram.
 
 Every function takes ``Bins`` and a spec and returns (low, high) with low <= 0 <= high, within what was observed (a
-symmetric spec gives low = -high). An empty histogram gives (0, 0).
+symmetric spec gives low = -high; least squared error on powers of two gives the ends of all codes, which may reach
+beyond). An empty histogram gives (0, 0).
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from vqonnx.core.qtype import Kind
-from vqonnx.core.spec import QuantSpec, RangeMethod
+from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.errors import OptionError
-from vqonnx.kernels.bins import Bins, Range, folded, with_zero
+from vqonnx.kernels import positions
+from vqonnx.kernels.affine import affine_params
+from vqonnx.kernels.bins import Bins, Range, clipped, edges, folded, with_zero
 from vqonnx.kernels.entropy import least_entropy
-
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
+from vqonnx.kernels.expected_error import expected_errors
+from vqonnx.kernels.fidelity import quantization_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +27,26 @@ class RangeOptions:
     """Options of the range methods.
 
     Attributes:
-        percentile: Share of the elements, in percent, that the range of ``RangeMethod.PERCENTILE`` keeps.
+        percentile: Share of the elements, in percent, that the range of ``RangeMethod.PERCENTILE`` keeps, and to
+            which ``RangeMethod.PERCENTILE_MSE`` clips.
+        percentiles: Those that ``RangeMethod.LAYERWISE_PERCENTILE`` tries.
+        squared: Whether that method compares squared errors, not absolute ones.
     """
 
     percentile: float = 99.999
+    percentiles: tuple[float, ...] = (99.99, 99.999, 99.99999)
+    squared: bool = False
 
     def __post_init__(self) -> None:
-        if not 50 < self.percentile <= 100:
-            raise OptionError(
-                f"percentile is the share of elements kept, in percent, and must lie in (50, 100], got "
-                f"{self.percentile}; the usual values are 99.9 to 99.999",
-                option="percentile",
-            )
+        if not self.percentiles:
+            raise OptionError("percentiles must name at least one candidate", option="percentiles")
+        for option, value in (("percentile", self.percentile), *(("percentiles", one) for one in self.percentiles)):
+            if not 50 < value <= 100:
+                raise OptionError(
+                    f"{option} is the share of elements kept, in percent, and must lie in (50, 100], got "
+                    f"{value}; the usual values are 99.9 to 99.999",
+                    option=option,
+                )
 
 
 def choose_range(method: RangeMethod, bins: Bins, spec: QuantSpec, options: RangeOptions) -> Range:
@@ -75,31 +84,42 @@ def percentile_range(bins: Bins, spec: QuantSpec, options: RangeOptions) -> Rang
 
 
 def mse_range(bins: Bins, spec: QuantSpec, options: RangeOptions) -> Range:
-    """The range of least expected squared error when elements are clipped to it and rounded to the codes of ``spec``.
-
-    Clipped elements count with their squared distance to the range; the others with step^2 / 12, the error of
-    rounding what is spread evenly; but elements within half a step of zero become exactly zero and count with their
-    own square, which matters after a Relu, where most elements are zero. Inside a bin elements are spread evenly.
+    """The range of least expected squared error (see ``expected_error.py``); on powers of two ``positions.mse_range``.
 
     Both ends are searched together, on a grid of 8 points an octave down to 1/256 of the observed ends, then on one
     of 128 points an octave around the best.
     """
-    from vqonnx.kernels import searching
-
+    if spec.grid is ScaleGrid.POWER_OF_TWO:
+        return positions.mse_range(bins, spec)
     low, high = min_max_range(bins, spec, options)
-    edges = _edges(bins)
-    sums, grid = _power_sums(bins.counts, edges), (bins.offset * bins.width, bins.width)
     ratios = (1.0, 1.0)
     for steps in (2.0 ** (-np.arange(65) / 8), 2.0 ** (np.arange(16, -17, -1) / 128)):
         lows, highs = (np.minimum(ratio * steps, 1.0) for ratio in ratios)
         if not spec.symmetric:  # every pair; a side on which there is nothing has one candidate
             lows, highs = (axis.ravel() for axis in np.meshgrid(lows[: lows.size if low else 1], highs))
-        errors = searching.squared_errors(
-            np.stack([low * lows, high * highs]), edges, sums, grid, spec.qmax - spec.qmin
-        )
+        errors = expected_errors(bins, np.stack([low * lows, high * highs]), spec.qmax - spec.qmin)
         best = int(np.argmin(errors))
         ratios = (float(lows[best]), float(highs[best]))
     return low * ratios[0], high * ratios[1]
+
+
+def percentile_mse_range(bins: Bins, spec: QuantSpec, options: RangeOptions) -> Range:
+    """The range of least expected squared error of the elements clipped to ``percentile_range``."""
+    return mse_range(clipped(bins, percentile_range(bins, spec, options)), spec, options)
+
+
+def layerwise_percentile_range(bins: Bins, spec: QuantSpec, options: RangeOptions) -> Range:
+    """Of the ranges of ``options.percentiles`` that of the least error in this tensor; the widest of equals.
+
+    The error is that of quantizing with the type, symmetry and grid of ``spec``: absolute or squared, as
+    ``options.squared`` says.
+    """
+
+    def error(ends: Range) -> float:
+        return quantization_error(bins, affine_params(ends[0], ends[1], spec), 2 if options.squared else 1)
+
+    widest_first = sorted(options.percentiles, reverse=True)
+    return min((percentile_range(bins, spec, replace(options, percentile=one)) for one in widest_first), key=error)
 
 
 def entropy_range(bins: Bins, spec: QuantSpec, options: RangeOptions) -> Range:
@@ -141,23 +161,9 @@ def distribution_range(moments: tuple[int, float, float], spec: QuantSpec) -> Ra
     return -limit, limit
 
 
-def _edges(bins: Bins) -> F64:
-    """[n + 1] ends of the bins; the outermost are where the elements end."""
-    grid = (bins.offset + np.arange(bins.counts.size + 1)) * bins.width
-    edges: F64 = np.clip(grid, bins.low, bins.high)
-    return edges
-
-
 def _quantile(bins: Bins, share: float) -> float:
     below = np.concatenate([[0], np.cumsum(bins.counts)])
-    return float(np.interp(share * below[-1], below, _edges(bins)))
-
-
-def _power_sums(counts: I64, edges: F64) -> F64:
-    """[3, n + 1] integrals of 1, t and t^2 over the density below each edge."""
-    left, right = edges[:-1], edges[1:]
-    means = np.stack([np.ones_like(left), (left + right) / 2, (left * left + left * right + right * right) / 3])
-    return np.concatenate([np.zeros((3, 1)), np.cumsum(means * counts, axis=1)], axis=1)
+    return float(np.interp(share * below[-1], below, edges(bins)))
 
 
 _METHODS: dict[RangeMethod, Callable[[Bins, QuantSpec, RangeOptions], Range]] = {
@@ -165,6 +171,8 @@ _METHODS: dict[RangeMethod, Callable[[Bins, QuantSpec, RangeOptions], Range]] = 
     RangeMethod.PERCENTILE: percentile_range,
     RangeMethod.ENTROPY: entropy_range,
     RangeMethod.MSE: mse_range,
+    RangeMethod.PERCENTILE_MSE: percentile_mse_range,
+    RangeMethod.LAYERWISE_PERCENTILE: layerwise_percentile_range,
 }
 
 HISTOGRAM_METHODS = tuple(_METHODS)

@@ -18,11 +18,19 @@ from vqonnx.errors import QuantRangeError
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
+# float32 scales stay normal numbers, since kernels may flush subnormals to zero. A float16 subnormal is a
+# normal number in the float32 arithmetic of every kernel, so there the smallest subnormal is the floor.
+SMALLEST_SCALE = {np.dtype(np.float32): 2.0**-126, np.dtype(np.float16): 2.0**-24}
+LARGEST_SCALE = {np.dtype(np.float32): 3.4e38, np.dtype(np.float16): 65504.0}
+LARGEST_POWER = {np.dtype(np.float32): 2.0**127, np.dtype(np.float16): 2.0**15}
+
 LARGEST_MULTIPLIER = 32767
 """M of an M * 2^-N scale, a positive int16."""
 LARGEST_SHIFT = 16
 """N of an M * 2^-N scale."""
-_LARGEST_POSITION = 127
+LARGEST_POSITION = 126
+"""Of a float32 scale that is a normal number."""
+_OCTAVES = 127
 
 
 def on_grid(step: npt.ArrayLike, grid: ScaleGrid) -> F64:
@@ -53,7 +61,7 @@ def covering_position(step: npt.ArrayLike) -> I64:
 
 def nearest_position(step: npt.ArrayLike) -> I64:
     """round(-log2 step), half to even, of the step clamped to 2^-127 … 2^127; may clip by up to sqrt(2)."""
-    log = np.log2(np.clip(np.asarray(step, np.float64), 2.0**-_LARGEST_POSITION, 2.0**_LARGEST_POSITION))
+    log = np.log2(np.clip(np.asarray(step, np.float64), 2.0**-_OCTAVES, 2.0**_OCTAVES))
     return np.rint(-log).astype(np.int64)
 
 
@@ -84,16 +92,12 @@ def fixed_point(step: npt.ArrayLike) -> tuple[I64, I64]:
 
 
 def at_position(params: QuantParams, position: npt.ArrayLike) -> QuantParams:
-    """The same tensor's parameters on the scale 2^-position; an asymmetric zero point keeps the range's lower end.
+    """The same parameters on the scale 2^-position: the range grows or shrinks about zero, the zero point stays.
 
     Args:
         params: Parameters of any scale.
-        position: One for all, or in the shape of the scale.
+        position: One for all, or in the shape of the scale; what its dtype cannot hold becomes its nearest power.
     """
-    spec = params.spec
-    scale = np.broadcast_to(scale_at(position), params.scale.shape)
-    zero = params.zero_point
-    if not spec.symmetric:
-        low = (spec.qmin - zero.astype(np.float64)) * params.scale.astype(np.float64)
-        zero = np.clip(np.rint(spec.qmin - low / scale), spec.qmin, spec.qmax).astype(zero.dtype)
-    return replace(params, scale=scale.astype(params.scale.dtype), zero_point=np.asarray(zero))
+    dtype = params.scale.dtype
+    scale = np.clip(scale_at(position), SMALLEST_SCALE[dtype], LARGEST_POWER[dtype])
+    return replace(params, scale=np.array(np.broadcast_to(scale, params.scale.shape), dtype))

@@ -56,6 +56,28 @@ def squared_errors(ends: F64, edges: F64, sums: F64, grid: tuple[float, float], 
 
 
 @compiled
+def rounding_errors(rows: npt.NDArray[np.float32], scales: F64, zeros: F64, codes: tuple[float, float]) -> F64:
+    """Sum of squared errors of each row, [r], rounded half to even and clipped to the codes.
+
+    Args:
+        rows: [r, n].
+        scales: [r], powers of two, so that dividing is exact.
+        zeros: [r] zero points.
+        codes: Smallest and largest code.
+    """
+    errors = np.zeros(rows.shape[0])
+    for r in range(errors.size):
+        scale, least, most = scales[r], codes[0] - zeros[r], codes[1] - zeros[r]
+        factor, total = 1 / scale, 0.0
+        for i in range(rows.shape[1]):
+            x = np.float64(rows[r, i])
+            error = max(least, min(most, np.rint(x * factor))) * scale - x
+            total += error * error
+        errors[r] = total
+    return errors
+
+
+@compiled
 def relative_entropies(firsts: I64, lasts: I64, counts: I64, prefix: F64, zero: int, levels: int) -> F64:
     """Relative entropy of each candidate range, the bins first..last.
 

@@ -22,6 +22,7 @@ from vqonnx.graph.proto import to_proto
 from vqonnx.graph.walk import constant, values_by_name
 from vqonnx.kernels.affine import affine_params, block_ranges, quantize
 from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
+from vqonnx.kernels.scale_grid import on_grid
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.ranges import activation_params, not_finite, planned_params
@@ -255,7 +256,7 @@ class BaseQuantizer(QuantizedTensors):
         except QuantRangeError as error:
             raise not_finite(name, str(error)) from error
         params = self._given_or(name, affine_params(low, high, spec, self.scale_dtype(name)))
-        grown = np.maximum(params.scale, self._least_scale(name, params))
+        grown = on_grid(np.maximum(params.scale, self._least_scale(name, params)), spec.grid)
         params = replace(params, scale=grown.astype(params.scale.dtype))
         value = self.store(name, QuantizedTensor(array if keep_float else quantize(array, params), params))
         return value.q_name, value.zp_name, value.scale_name

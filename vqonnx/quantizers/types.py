@@ -73,8 +73,10 @@ class QuantizationMode(_Named):
 class CalibrationMethod(_Named):
     """How the range of an activation is chosen.
 
-    ``MSE`` (least squared error), ``MovingAverage`` and ``Mean`` (ends of an average sample) are vqonnx's; the others
-    are named as in onnxruntime.quantization.
+    ``MSE`` (least squared error), ``MovingAverage``, ``Mean`` (ends of an average sample), ``PercentileMSE`` (least
+    squared error within a percentile), ``LayerwisePercentile`` (each tensor's best of several percentiles) and
+    ``MostCommon`` (the power-of-two scale that suits most samples) are vqonnx's; the others are named as in
+    onnxruntime.quantization.
     """
 
     MinMax = 0
@@ -84,6 +86,9 @@ class CalibrationMethod(_Named):
     MSE = 4
     MovingAverage = 5
     Mean = 6
+    PercentileMSE = 7
+    LayerwisePercentile = 8
+    MostCommon = 9
 
     @property
     def method(self) -> RangeMethod:
@@ -96,4 +101,43 @@ class CalibrationMethod(_Named):
             "MSE": RangeMethod.MSE,
             "MovingAverage": RangeMethod.MOVING_AVERAGE,
             "Mean": RangeMethod.MEAN,
+            "PercentileMSE": RangeMethod.PERCENTILE_MSE,
+            "LayerwisePercentile": RangeMethod.LAYERWISE_PERCENTILE,
+            "MostCommon": RangeMethod.MOST_COMMON,
         }[self.name]
+
+
+class PowerOfTwoMethod(_Named):
+    """How the power-of-two scale of a tensor is chosen; the names of AMD's and Xilinx's quantizers.
+
+    ``NonOverflow`` takes the smallest power of two that covers all that was observed (theirs rounds to the nearest,
+    which can clip by up to a factor of sqrt(2)). ``MinMSE`` takes that of least squared error.
+    """
+
+    NonOverflow = 0
+    MinMSE = 1
+
+    def method(self, mode: str = "All") -> RangeMethod:
+        """The core's name of the method.
+
+        Args:
+            mode: What ``MinMSE`` measures the error on: ``"All"`` samples together, ``"Percentile"`` of them, or each
+                sample alone, where the ``"MostCommon"`` scale wins.
+
+        Raises:
+            OptionError: The mode is none of these.
+        """
+        if mode not in _MIN_MSE_MODES:
+            raise OptionError(
+                f"MinMSEModePof2Scale: {mode!r} is no mode of PowerOfTwoMethod.MinMSE{nearest(mode, _MIN_MSE_MODES)}. "
+                f"Known are {', '.join(_MIN_MSE_MODES)}.",
+                option="MinMSEModePof2Scale",
+            )
+        return _MIN_MSE_MODES[mode] if self is PowerOfTwoMethod.MinMSE else RangeMethod.MIN_MAX
+
+
+_MIN_MSE_MODES = {
+    "All": RangeMethod.MSE,
+    "Percentile": RangeMethod.PERCENTILE_MSE,
+    "MostCommon": RangeMethod.MOST_COMMON,
+}
