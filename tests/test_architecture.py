@@ -18,7 +18,7 @@ STANDS_ON = {
     "targets": ("core",),
     "graph": ("kernels",),
     "runtime": ("graph",),
-    "planning": ("graph", "targets"),
+    "planning": ("graph", "targets", "algorithms"),
     "transforms": ("runtime",),
     "emitters": ("runtime", "targets"),
     "calibration": ("runtime",),

@@ -26,17 +26,21 @@ class WeightSource:
     Attributes:
         value: What the node reads.
         root: The constant that all of it is made from: an initializer or the output of a Constant node.
-        tensor: Its type and shape, and its numbers at each call of ``numpy()``; nothing of it is kept.
-        strides: Of each axis the distance of neighbours in the root, in elements; where the order of the numbers
-            was lost on the way, in ``value`` itself.
-        arithmetic: What is done to each number of the root, in order; the values themselves where it is more than that.
+        stored: The root's tensor.
+        tensor: Type and shape of ``value``, and its numbers at each call of ``numpy()``; nothing computed is kept.
+        strides: Of each axis the distance of neighbours in the root, in elements.
+        in_root: Whether ``strides`` count in the root; in ``value`` itself where the way there does more than turn and
+            convert each number by itself.
+        arithmetic: What was done to the numbers, in order. Sources of one root, strides and arithmetic are equal.
         dequantized: Whether a DequantizeLinear is on the way.
     """
 
     value: ir.Value
     root: ir.Value
+    stored: ir.TensorProtocol
     tensor: ir.TensorProtocol
     strides: Ints
+    in_root: bool = True
     arithmetic: tuple[Hashable, ...] = ()
     dequantized: bool = False
 
@@ -64,21 +68,17 @@ class WeightSource:
 
     def read_root(self) -> np.ndarray:
         """The numbers of the root, in its own type and shape; mapped where they lie in a file."""
-        tensor = constant_tensor(self.root)
-        if tensor is None:  # pragma: no cover - the finder looked
-            raise TypeError(f"{self.root.name!r} is no constant")
-        return np.require(tensor.numpy(), requirements="A")
+        return np.require(self.stored.numpy(), requirements="A")
 
     def release(self) -> None:
         """Close the map, so that the pages may go and the file be replaced; the next reading maps it again.
 
         Arrays that are still in use stay valid: the map goes with the last of them.
         """
-        tensor = constant_tensor(self.root)
-        if isinstance(tensor, ir.ExternalTensor):
+        if isinstance(self.stored, ir.ExternalTensor):
             with contextlib.suppress(BufferError):
-                tensor.release()
-            tensor.raw = None
+                self.stored.release()
+            self.stored.raw = None
 
 
 class WeightSources:
@@ -101,7 +101,9 @@ class WeightSources:
         source = self._found[value] if value is not None else None
         for link in reversed(chain):
             tensor = constant_tensor(link)
-            source = _through(link, source) if tensor is None else WeightSource(link, link, tensor, _packed(tensor))
+            source = (
+                _through(link, source) if tensor is None else WeightSource(link, link, tensor, tensor, _packed(tensor))
+            )
             self._found[link] = source
         return source
 
@@ -172,9 +174,7 @@ def _viewed(made: WeightSource, node: ir.Node, source: WeightSource) -> WeightSo
         perm = reversed(range(len(source.shape))) if attribute is None else attribute.as_ints()
         return replace(made, strides=tuple(source.strides[axis] for axis in perm))
     strides = _reshaped(source.shape, source.strides, made.shape)
-    if strides is not None:
-        return replace(made, strides=strides)
-    return replace(made, strides=_packed(made.tensor), arithmetic=(made.value,))
+    return _apart(made) if strides is None else replace(made, strides=strides)
 
 
 def _computed(made: WeightSource, node: ir.Node, source: WeightSource) -> WeightSource:
@@ -185,11 +185,16 @@ def _computed(made: WeightSource, node: ir.Node, source: WeightSource) -> Weight
         form = sorted((name, attribute.value) for name, attribute in node.attributes.items())
         mark: Hashable = (node.op_type, *others, *form, source.shape, source.strides)
         done = (*source.arithmetic, mark)
-        return replace(made, strides=_packed(made.tensor), arithmetic=done, dequantized=True)
+        return replace(made, strides=_packed(made.tensor), in_root=False, arithmetic=done, dequantized=True)
     if len(made.shape) != len(source.shape):  # a factor of shape [1, 1, 1] adds axes
-        return replace(made, strides=_packed(made.tensor), arithmetic=(made.value,))
+        return _apart(made)
     factors = [tensor.numpy().tobytes() for tensor in map(constant_tensor, others) if tensor is not None]
     return replace(made, arithmetic=(*source.arithmetic, (node.op_type, made.dtype, *factors)))
+
+
+def _apart(made: WeightSource) -> WeightSource:
+    """``made`` as a thing of its own, equal to no other."""
+    return replace(made, strides=_packed(made.tensor), in_root=False, arithmetic=(made.value,))
 
 
 def _packed(tensor: ir.TensorProtocol) -> Ints:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import onnx
 
 Pattern: TypeAlias = "str | Callable[[onnx.NodeProto], bool]"
-"""A node's name, a glob ("/encoder/*"), "re:" and a regular expression for the whole name, or a predicate."""
+"""A node's name, a glob ("/encoder/*"), "re:" and a regular expression for the whole name, "op:" and an operator, or a
+predicate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

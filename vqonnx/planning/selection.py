@@ -1,8 +1,8 @@
-"""Names, globs, regular expressions and predicates that choose nodes."""
+"""Names, globs, regular expressions, operators and predicates that choose nodes."""
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -25,8 +25,8 @@ def rejections(nodes: Sequence[ir.Node], selection: Selection, known: Iterable[s
     """
     folded = set(known)
     _check_op_types(nodes, selection.op_types)
-    wanted = _matches(nodes, selection.nodes, "nodes_to_quantize", folded)
-    excluded = _matches(nodes, selection.exclude, "nodes_to_exclude", folded)
+    wanted = matching(nodes, selection.nodes, "nodes_to_quantize", folded)
+    excluded = matching(nodes, selection.exclude, "nodes_to_exclude", folded)
     reasons: dict[str, str] = {}
     for node in nodes:
         name = node.name or ""
@@ -39,16 +39,30 @@ def rejections(nodes: Sequence[ir.Node], selection: Selection, known: Iterable[s
     return reasons
 
 
-def _matches(nodes: Sequence[ir.Node], patterns: Iterable[Pattern], option: str, folded: set[str]) -> set[str]:
+def matching(
+    nodes: Sequence[ir.Node], patterns: Iterable[Pattern], option: str, known: Collection[str] = ()
+) -> set[str]:
+    """Names of the nodes that any of the patterns chooses.
+
+    Args:
+        nodes: Nodes with unique names.
+        patterns: See ``Pattern``.
+        option: What the user calls the option that they come from.
+        known: Further names that a pattern may name without effect.
+
+    Raises:
+        OptionError: A pattern chooses no node and names none of ``known``, or is no regular expression.
+    """
     names = [node.name or "" for node in nodes]
     present = set(names)
     found: set[str] = set()
     for pattern in patterns:
         hits = _hits(nodes, names, present, pattern)
-        if not hits and isinstance(pattern, str) and not _any_name(folded, pattern):
+        if not hits and isinstance(pattern, str) and not _any_name(known, pattern):
             raise OptionError(
                 f"{option}: {pattern!r} matches no node of the model{nearest(pattern, names)}. "
-                f"Give a node's name, a glob such as '*conv*', 're:' and a regular expression, or a predicate; "
+                f"Give a node's name, a glob such as '*conv*', 're:' and a regular expression, 'op:' and an operator, "
+                f"or a predicate; "
                 f"'vqonnx plan MODEL' lists the names.",
                 option=option,
             )
@@ -61,6 +75,8 @@ def _hits(nodes: Sequence[ir.Node], names: Sequence[str], present: set[str], pat
         return {node.name or "" for node in nodes if pattern(ir.serde.serialize_node(node))}
     if pattern in present:  # names may hold brackets, so an exact name is tried before a glob
         return {pattern}
+    if pattern.startswith("op:"):
+        return {node.name or "" for node in nodes if node.op_type == pattern[3:]}
     return {name for name in names if _name_matches(name, pattern)}
 
 

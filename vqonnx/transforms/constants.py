@@ -8,12 +8,15 @@ from vqonnx.graph.dequantization import dequantized
 from vqonnx.graph.edit import add_initializer, remove_node, replace_uses
 from vqonnx.graph.evaluation import RULES, Outcome, Rule, constant_inputs
 from vqonnx.graph.names import NameAllocator
+from vqonnx.graph.proto import lazy
 from vqonnx.graph.walk import constant_tensor, nested_graphs
 
 GROWTH = 8
 """A folded constant takes at most this many times the bytes of what it is made from (4 bits to float32) …"""
 FREE_BYTES = 1 << 20
 """… but this much in any case. A ConstantOfShape or an outer product may stand for gigabytes."""
+LEAST_LIFTED = 1 << 10
+"""Bytes; smaller constants (shapes, axes, factors) may stay nodes."""
 LAZY_ABOVE = 16 << 20
 """Bytes; a larger constant is computed at each use instead of kept, since its source may be a mapped file."""
 
@@ -31,6 +34,22 @@ def drop_constant_inputs(model: ir.Model) -> int:
         model.graph.inputs.clear()
         model.graph.inputs.extend(kept)
     return dropped
+
+
+def lift_constants(model: ir.Model, least: int = LEAST_LIFTED) -> int:
+    """Make initializers of Constant nodes with ``least`` bytes or more; return how many. Nothing is read or copied.
+
+    Bodies are included; functions, which cannot hold initializers, are not. Graph outputs stay.
+    """
+    names = NameAllocator.of(model)
+    count = 0
+    for graph in nested_graphs(model.graph):
+        for node in [node for node in graph if node.op_type == "Constant" and not node.outputs[0].is_graph_output()]:
+            tensor = constant_tensor(node.outputs[0])
+            if tensor is not None and tensor.nbytes >= least:
+                _replace(node, lazy(tensor), names)
+                count += 1
+    return count
 
 
 def lift_initializers(model: ir.Model) -> int:
@@ -60,7 +79,7 @@ def fold_constants(model: ir.Model, *, requantize: bool = False) -> int:
         for node in list(graph):
             outcome = _outcome(node, requantize)
             if outcome is not None:
-                _replace(node, outcome, names)
+                _replace(node, _tensor(outcome, str(node.outputs[0].name)), names)
                 count += 1
     return count
 
@@ -83,12 +102,12 @@ def _in_proportion(node: ir.Node, outcome: Outcome) -> bool:
     return outcome.nbytes <= max(FREE_BYTES, GROWTH * made_from)
 
 
-def _replace(node: ir.Node, outcome: Outcome, names: NameAllocator) -> None:
+def _replace(node: ir.Node, tensor: ir.TensorProtocol, names: NameAllocator) -> None:
     """Put an initializer of the same name in the place of ``node``'s output."""
     old, graph = node.outputs[0], node.graph
     if not isinstance(graph, ir.Graph) or old.name is None:  # pragma: no cover - nodes come from graphs, named
         raise TypeError(f"node {node.name!r} is in no graph, or its output has no name")
-    new = add_initializer(graph, old.name, _tensor(outcome, old.name))
+    new = add_initializer(graph, old.name, tensor)
     new.metadata_props.update(old.metadata_props)
     replace_uses(old, new, names)
     remove_node(node)
