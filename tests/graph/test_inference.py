@@ -3,6 +3,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from models.build import build
 from vqonnx.errors import ModelError
 from vqonnx.graph import edit, walk
 from vqonnx.graph.inference import infer_missing
@@ -47,9 +48,17 @@ def test_contradictions_are_refused(monkeypatch):
     model.graph.inputs[1].dtype = ir.DataType.INT64
     edit.add_initializer(model.graph, "other", np.ones(2, np.float32))
 
-    def refuse(_: onnx.ModelProto) -> onnx.ModelProto:
+    def refuse(_: onnx.ModelProto, **_options: bool) -> onnx.ModelProto:
         raise onnx.shape_inference.InferenceError("types differ")
 
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", refuse)
     with pytest.raises(ModelError, match="the types of graph 'g' contradict each other: types differ"):
         infer_missing(model)
+
+
+def test_nodes_that_cannot_take_their_inputs_are_refused_when_asked():
+    model = load(build("g (float[2, 3] x, float[4, 5] w) => (float[2, 5] y) { a = Relu (x) y = MatMul (a, w) }"))
+    infer_missing(model)
+    model.graph[0].outputs[0].shape = None
+    with pytest.raises(ModelError, match="contradict"):
+        infer_missing(model, strict=True)

@@ -11,10 +11,14 @@ _STATED_BELOW = 1 << 10
 """Bytes; inference computes with small constants (shapes, axes) and only asks large ones for their shape."""
 
 
-def infer_missing(model: ir.Model) -> None:
+def infer_missing(model: ir.Model, *, strict: bool = False) -> None:
     """Fill in types and shapes of values that have none, subgraphs included, in place; what is stated stays.
 
     Large tensors are not serialised. What inference does not know (custom operators) stays empty.
+
+    Args:
+        model: Any model.
+        strict: Raise where a node cannot take its inputs' sizes; else what it makes stays empty.
 
     Raises:
         ModelError: The stated types contradict each other.
@@ -27,7 +31,7 @@ def infer_missing(model: ir.Model) -> None:
     with tensors_replaced(stand_ins):
         proto = ir.serde.serialize_model(model)
     try:
-        inferred = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
+        inferred = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto, strict_mode=strict))
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(
             f"the types of graph {model.graph.name!r} contradict each other: {error}. Export the model again."
