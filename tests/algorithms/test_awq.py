@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from vqonnx.algorithms.awq import AwqConfig, awq
+from vqonnx.algorithms.base import LayerProblem, find_algorithm
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.errors import OptionError
+from vqonnx.kernels.block_errors import SecondMoment
 from vqonnx.kernels.blocks import round_blocks
 from vqonnx.kernels.hessian import output_error
 from vqonnx.kernels.packing import dequantize_blocks
@@ -62,6 +64,39 @@ def test_silent_inputs_and_zero_weights_are_no_trouble(rng):
     hessian[5], hessian[:, 5] = 0, 0
     assert np.isfinite(awq(weight, hessian, BlockSpec()).channel_scales).all()
     assert awq(np.zeros_like(weight), hessian, BlockSpec()).error == 0
+
+
+def test_layers_on_the_same_inputs_share_their_channel_scales(rng):
+    """The scales are those of the least sum of relative errors; one weight is far larger than the other."""
+    weight, hessian = layer(rng)
+    other = 1000 * rng.normal(size=(128, 40)).astype(np.float32)
+    moment = SecondMoment(hessian)
+    problems = [LayerProblem(weight=w, spec=BlockSpec(), hessian=moment, scalable=True) for w in (weight, other)]
+    one, two = find_algorithm("awq").solve(problems, AwqConfig())
+    np.testing.assert_array_equal(one.channel_scales, two.channel_scales)
+    for problem, found in zip(problems, (one, two), strict=True):
+        values = dequantize_blocks(found.packed) / found.channel_scales[:, None]
+        rounded = dequantize_blocks(round_blocks(problem.weight, BlockSpec()))
+        error, before = (output_error(problem.weight, v, hessian) for v in (values, rounded))
+        assert error < 0.6 * before
+
+
+def test_inputs_that_cannot_be_scaled_leave_clipping(rng):
+    weight, hessian = layer(rng)
+    problem = LayerProblem(weight=weight, spec=BlockSpec(), hessian=SecondMoment(hessian))
+    (found,) = find_algorithm("awq").solve([problem], AwqConfig())
+    assert found.channel_scales is None
+    rounded = dequantize_blocks(round_blocks(weight, BlockSpec()))
+    assert output_error(weight, dequantize_blocks(found.packed), hessian) < output_error(weight, rounded, hessian)
+
+
+def test_scaled_float16_weights_may_leave_float16(rng):
+    """Only their scales are stored in float16."""
+    weight = (60000 * rng.uniform(-1, 1, size=(64, 8))).astype(np.float16)
+    hessian = np.diag(np.where(np.arange(64) % 9 == 0, 1e4, 1.0))
+    solution = awq(weight, hessian, BlockSpec(), AwqConfig(clip=False))
+    assert (weight.astype(np.float64) * solution.channel_scales[:, None]).max() > 65504
+    assert solution.error < solution.rounding_error
 
 
 def test_bad_options_are_named():

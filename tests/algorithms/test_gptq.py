@@ -3,9 +3,11 @@ import itertools
 import numpy as np
 import pytest
 
-from vqonnx.algorithms.gptq import GptqConfig, Grid, gptq
+from vqonnx.algorithms.base import LayerProblem, find_algorithm
+from vqonnx.algorithms.gptq import Feedback, GptqConfig, Grid, gptq
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.errors import OptionError, QuantRangeError
+from vqonnx.kernels.block_errors import SecondMoment
 from vqonnx.kernels.block_grid import min_max_grid, nearest_values
 from vqonnx.kernels.blocks import round_blocks
 from vqonnx.kernels.hessian import output_error
@@ -130,6 +132,34 @@ def test_float16_weights_are_solved_on_the_scales_as_stored(rng):
     assert blocks.scales.dtype == np.float16
     rounded = dequantize_blocks(round_blocks(weight, BlockSpec()))
     assert output_error(weight, dequantize_blocks(blocks), x.T @ x) < 0.5 * output_error(weight, rounded, x.T @ x)
+
+
+def test_damping_is_raised_where_it_does_not_suffice(rng):
+    """A Hessian that is not quite positive definite, as rounding of large sums leaves it."""
+    x = correlated(rng, 500, 32, 8)
+    hessian = x.T @ x
+    hessian -= 1.02 * np.linalg.eigvalsh(hessian)[0] * np.eye(32)
+    hessian -= 0.03 * np.diagonal(hessian).mean() * np.eye(32)
+    feedback = Feedback.of(hessian, GptqConfig())
+    assert feedback.damping == pytest.approx(0.1)
+    assert np.isfinite(feedback.factor).all()
+
+
+def test_weights_on_the_same_inputs_share_one_factor(rng, monkeypatch):
+    made = []
+    monkeypatch.setattr(Feedback, "of", lambda *args, original=Feedback.of: made.append(1) or original(*args))
+    x = correlated(rng, 500, 64, 8)
+    moments = [SecondMoment(x.T @ x), SecondMoment(2 * x.T @ x)]
+    weights = [rng.normal(size=(64, n)).astype(np.float32) for n in (8, 20, 4)]
+    problems = [
+        LayerProblem(weight=weight, spec=BlockSpec(), hessian=moment)
+        for weight, moment in zip(weights, [moments[0], moments[0], moments[1]], strict=True)
+    ]
+    found = list(find_algorithm("gptq").solve(problems, GptqConfig()))
+    assert len(made) == 2
+    for weight, solution in zip(weights, found, strict=True):
+        alone = gptq(weight, x.T @ x, BlockSpec())
+        np.testing.assert_array_equal(solution.packed.codes, alone.codes)
 
 
 def test_bad_input_is_named(rng):

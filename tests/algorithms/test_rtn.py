@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 
+from vqonnx.algorithms.base import LayerProblem, find_algorithm
 from vqonnx.algorithms.rtn import RtnConfig, round_to_nearest
-from vqonnx.compat.neural_compressor.utility import quant_tensor
+from vqonnx.compat.neural_compressor.utility import quant_tensor, search_clip
 from vqonnx.core.blocks import BlockSpec
+from vqonnx.core.weight_plan import CodebookSpec
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blocks import round_blocks
+from vqonnx.kernels.codebook import NF4, round_to_book
 from vqonnx.kernels.packing import dequantize_blocks, unpack_codes
 
 SPECS = [BlockSpec(bits=bits, block_size=32, symmetric=symmetric) for bits in (2, 4, 8) for symmetric in (False, True)]
@@ -68,6 +71,26 @@ def test_doubly_quantized_scales_lie_on_a_grid_and_none_is_lost(weight, spec):
 def test_the_smallest_float16_scales_survive_being_quantized(weight):
     tiny = (weight * 1e-6).astype(np.float16)
     assert round_to_nearest(tiny, BlockSpec(), RtnConfig(double_quant=True)).scales.min() > 0
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_searched_quantile_is_neural_compressors(rng, symmetric):
+    weight = rng.standard_t(3, size=(80, 24)).astype(np.float32)
+    ratio = search_clip(weight.T, 4, 32, "sym" if symmetric else "asym", enable_full_range=True)
+    assert ratio < 1
+    spec = BlockSpec(symmetric=symmetric)
+    searched = round_to_nearest(weight, spec, RtnConfig(mse_search=True))
+    given = round_to_nearest(weight, spec, RtnConfig(quantile=ratio))
+    np.testing.assert_array_equal(searched.codes, given.codes)
+    np.testing.assert_allclose(searched.scales, given.scales, rtol=1e-6)
+
+
+def test_a_code_book_takes_no_options_of_blocks(weight):
+    problem = LayerProblem(weight=weight, spec=CodebookSpec())
+    with pytest.raises(OptionError, match="'quantile' of 'rtn' has no meaning for a code book"):
+        list(find_algorithm("rtn").solve([problem], RtnConfig(quantile=0.5)))
+    (found,) = find_algorithm("rtn").solve([problem], RtnConfig())
+    np.testing.assert_array_equal(found.packed.codes, round_to_book(weight, NF4, 64).codes)
 
 
 @pytest.mark.parametrize(("option", "value"), [("quantile", 0), ("quantile", 1.1), ("double_quant_group_size", 0)])

@@ -6,17 +6,21 @@ least squared output error (equation 4); here exactly, as tr(E^T H E), without a
 are clipped where that helps, as the authors' code does.
 
 Dividing the inputs by t is left to the graph: fold 1 / t into the norm or the linear layer before. Layers that
-read the same inputs share one t, so pass their weights side by side as one [K, N1 + N2 + ..].
+read the same inputs share one t; the sum of their relative errors chooses it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from vqonnx.algorithms.base import Algorithm, LayerProblem, LayerSolution, Needs, register
 from vqonnx.algorithms.clip_search import clipped_grid
+from vqonnx.algorithms.slabs import by_slabs, slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
+from vqonnx.kernels.block_errors import SecondMoment
 from vqonnx.kernels.block_grid import (
     F32,
     F64,
@@ -24,11 +28,13 @@ from vqonnx.kernels.block_grid import (
     FloatArray,
     checked_energy,
     checked_weight,
+    matrix_shape,
     min_max_grid,
     nearest_values,
     round_to_grid,
 )
-from vqonnx.kernels.hessian import checked_hessian, output_error
+from vqonnx.kernels.hessian import checked_hessian
+from vqonnx.kernels.parallel import in_parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,9 @@ class AwqConfig:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}", option=name)
 
 
+DEFAULT = AwqConfig()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AwqSolution:
     """What AWQ found.
@@ -74,7 +83,7 @@ def awq(
     weight: FloatArray,
     hessian: FloatArray,
     spec: BlockSpec,
-    config: AwqConfig | None = None,
+    config: AwqConfig = DEFAULT,
     magnitude: npt.ArrayLike | None = None,
 ) -> AwqSolution:
     """Scale the rows of ``weight`` and quantize it.
@@ -90,32 +99,75 @@ def awq(
         QuantRangeError: The weight holds NaN or infinity.
         OptionError: The Hessian or the magnitudes do not fit the weight, or are not finite.
     """
-    config, single = config or AwqConfig(), checked_weight(weight)
-    moment = checked_hessian(hessian, single.shape[0])
-    sizes = np.sqrt(np.diagonal(moment)) if magnitude is None else magnitude
-    inputs = checked_energy(sizes, single.shape[0]).astype(np.float64)
-    chosen = _best_scales(single, moment, inputs, spec, config)
-    trials = [_Trial.of(single, scales, spec, weight.dtype) for scales in (np.ones_like(chosen), chosen)]
-    if config.clip:
-        trials += [trial.clipped(moment, spec, weight.dtype) for trial in trials]
-    errors = [output_error(single, trial.values(spec), moment) for trial in trials]
-    best = trials[int(np.argmin(errors))]
-    blocks = round_to_grid(best.scaled.astype(weight.dtype), best.grid, spec)
-    return AwqSolution(blocks, best.channel_scales, min(errors), errors[0])
+    inputs = _Inputs.of(SecondMoment(np.asarray(hessian, np.float64)), matrix_shape(weight)[0], magnitude)
+    (solution,) = _together([weight], [spec], inputs, config)
+    return solution
 
 
-def _best_scales(weight: F32, moment: F64, inputs: F64, spec: BlockSpec, config: AwqConfig) -> F32:
-    step = -(-weight.shape[1] // config.columns)
-    some = np.ascontiguousarray(weight[:, ::step])
-    candidates = _candidates(weight, inputs, config)
-    single = moment.astype(np.float32)
-    errors = [output_error(some, _Trial.of(some, t, spec, np.float32).values(spec), single) for t in candidates]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inputs:
+    """What is known of the inputs that one or several weights are multiplied with.
+
+    Attributes:
+        moment: H.
+        sizes: a, the size of each input, [K].
+    """
+
+    moment: SecondMoment
+    sizes: F64
+
+    @classmethod
+    def of(cls, moment: SecondMoment, k: int, magnitude: npt.ArrayLike | None = None) -> "_Inputs":
+        checked_hessian(moment.matrix, k)
+        sizes = checked_energy(np.sqrt(moment.energy) if magnitude is None else magnitude, k)
+        return cls(moment, sizes.astype(np.float64))
+
+    def divided(self, channel_scales: F32) -> F32:
+        """Energies of the inputs divided by ``channel_scales``."""
+        return checked_energy(self.moment.energy / np.square(channel_scales, dtype=np.float64), len(self.sizes))
+
+
+def _together(
+    weights: Sequence[FloatArray],
+    specs: Sequence[BlockSpec],
+    inputs: _Inputs,
+    config: AwqConfig,
+    *,
+    scalable: bool = True,
+) -> Iterator[AwqSolution]:
+    """Weights that read the same inputs, on the channel scales that suit them all best."""
+    choices = [np.ones(len(inputs.sizes), np.float32)]
+    if scalable:
+        choices.append(_best_scales(weights, specs, inputs, config))
+    tables = [_Errors.of(*pair, inputs, choices, config) for pair in zip(weights, specs, strict=True)]
+    best = int(np.argmin(sum(table.relative() for table in tables)))
+    for weight, spec, table in zip(weights, specs, tables, strict=True):
+        errors = table.of_choices[best]
+        trial = _Trial(choices[best], spec, weight.dtype, inputs.divided(choices[best]) if errors.argmin() else None)
+        blocks = by_slabs(weight, trial.packed)
+        yield AwqSolution(blocks, choices[best], float(errors.min()), float(table.of_choices[0, 0]))
+
+
+def _best_scales(weights: Sequence[FloatArray], specs: Sequence[BlockSpec], inputs: _Inputs, config: AwqConfig) -> F32:
+    """The candidate of the least error in some columns of the weights, without clipping."""
+    some = [checked_weight(weight[:, :: -(-weight.shape[1] // config.columns)]) for weight in weights]
+    norms = [inputs.moment.output_error(weight) or 1.0 for weight in some]
+    candidates = _candidates(some, inputs.sizes, config)
+    errors = np.zeros(len(candidates))
+
+    def work(start: int, stop: int) -> None:
+        for number in range(start, stop):
+            for weight, spec, norm in zip(some, specs, norms, strict=True):
+                trial = _Trial(candidates[number], spec, np.dtype(np.float32))
+                errors[number] += inputs.moment.output_error(trial.missed(weight, threads=1), threads=1) / norm
+
+    in_parallel(work, len(candidates))
     return candidates[int(np.argmin(errors))]
 
 
-def _candidates(weight: F32, inputs: F64, config: AwqConfig) -> list[F32]:
+def _candidates(weights: Sequence[F32], inputs: F64, config: AwqConfig) -> list[F32]:
     """Scales t to try; the first are ones."""
-    rows = np.abs(weight).mean(axis=1, dtype=np.float64)
+    rows = np.abs(np.concatenate(weights, axis=1)).mean(axis=1, dtype=np.float64)
     rows = np.maximum(rows / rows.mean(), 1e-4) if rows.any() else np.ones_like(rows)
     found = []
     for alpha in np.arange(config.alphas) / config.alphas:
@@ -126,23 +178,94 @@ def _candidates(weight: F32, inputs: F64, config: AwqConfig) -> list[F32]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """``diag(channel_scales) W``, and a grid for it whose scales are as they will be stored."""
+    """A way to quantize a weight: channel scales, and ranges that are clipped, or are not.
 
-    scaled: F32
+    Attributes:
+        channel_scales: t [K].
+        spec: Bits, block size, symmetry.
+        dtype: Type that scales are stored in.
+        energy: What the rows of ``diag(t) W`` count where ranges are clipped; None where they are not.
+    """
+
     channel_scales: F32
-    grid: BlockGrid
+    spec: BlockSpec
+    dtype: np.dtype[np.floating]
+    energy: F32 | None = None
+
+    def packed(self, slab: FloatArray) -> QuantizedBlocks:
+        """``diag(t) W``, quantized; the product itself stays float32, which float16 might not hold."""
+        scaled = checked_weight(slab) * self.channel_scales[:, None]
+        blocks = round_to_grid(scaled, self._grid(scaled), self.spec)
+        return replace(blocks, scales=blocks.scales.astype(np.float32 if self.dtype == np.float64 else self.dtype))
+
+    def missed(self, single: F32, *, threads: int | None = None) -> F32:
+        """What the quantized columns miss of the weight, [K, C]."""
+        rows = self.channel_scales[:, None]
+        scaled = single * rows
+        values = nearest_values(scaled, self._grid(scaled, threads=threads), self.spec, threads=threads)
+        values /= rows
+        return np.subtract(single, values, out=values)
+
+    def _grid(self, scaled: F32, *, threads: int | None = None) -> BlockGrid:
+        if self.energy is None:
+            return min_max_grid(scaled, self.spec, threads=threads).rounded(self.dtype)
+        return clipped_grid(scaled, self.energy, self.spec)[0].rounded(self.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Errors:
+    """Squared output errors of one weight.
+
+    Attributes:
+        of_choices: [T, 1 or 2], for each of T channel scales the error without clipping and, where that is allowed,
+            with it.
+        norm: The output's own squared norm.
+    """
+
+    of_choices: F64
+    norm: float
 
     @classmethod
-    def of(cls, weight: F32, channel_scales: F32, spec: BlockSpec, dtype: npt.DTypeLike) -> "_Trial":
-        """On the grid of round-to-nearest."""
-        scaled = weight * channel_scales[:, None]
-        return cls(scaled, channel_scales, min_max_grid(scaled, spec).rounded(dtype))
+    def of(
+        cls, weight: FloatArray, spec: BlockSpec, inputs: _Inputs, choices: Sequence[F32], config: AwqConfig
+    ) -> "_Errors":
+        trials = [
+            [_Trial(t, spec, weight.dtype, energy) for energy in (None, inputs.divided(t))[: 1 + config.clip]]
+            for t in choices
+        ]
+        errors, norm = np.zeros((len(choices), 1 + config.clip)), 0.0
+        for left, right in slabs(*weight.shape):
+            single = checked_weight(weight[:, left:right])
+            norm += inputs.moment.output_error(single)
+            errors += [[inputs.moment.output_error(trial.missed(single)) for trial in row] for row in trials]
+        return cls(errors, norm)
 
-    def clipped(self, moment: F64, spec: BlockSpec, dtype: npt.DTypeLike) -> "_Trial":
-        """On each block's range of the least error, weighted by the energy of the scaled inputs."""
-        energy = checked_energy(np.diagonal(moment) / np.square(self.channel_scales, dtype=np.float64), moment.shape[0])
-        return _Trial(self.scaled, self.channel_scales, clipped_grid(self.scaled, energy, spec)[0].rounded(dtype))
+    def relative(self) -> F64:
+        """The least error with each of the channel scales, relative to the output, [T]."""
+        least: F64 = self.of_choices.min(axis=1) / (self.norm or 1.0)
+        return least
 
-    def values(self, spec: BlockSpec) -> F32:
-        """What stands in place of the weight, [K, N]."""
-        return nearest_values(self.scaled, self.grid, spec) / self.channel_scales[:, None]
+
+def _solve(problems: Sequence[LayerProblem], config: AwqConfig) -> Iterator[LayerSolution]:
+    if not problems:
+        return
+    first = problems[0]
+    if first.hessian is None:
+        raise OptionError("AWQ needs the second moments of the weights' inputs", option="calibration")
+    inputs = _Inputs.of(first.hessian, matrix_shape(first.weight)[0])
+    weights, specs = [problem.weight for problem in problems], [problem.block_spec for problem in problems]
+    for solution in _together(weights, specs, inputs, config, scalable=first.scalable):
+        scaled = bool((solution.channel_scales != 1).any())
+        yield LayerSolution(packed=solution.blocks, channel_scales=solution.channel_scales if scaled else None)
+
+
+register(
+    Algorithm(
+        name="awq",
+        aliases=("nvidia_awq",),
+        summary="give salient inputs finer steps by channel scales that the operator before undoes, and clip ranges",
+        needs=Needs.HESSIAN,
+        options=AwqConfig,
+        solve=_solve,
+    )
+)

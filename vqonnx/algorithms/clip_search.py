@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vqonnx.algorithms.base import Algorithm, LayerProblem, LayerSolution, Needs, one_by_one, register
+from vqonnx.algorithms.slabs import by_slabs, slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import over_columns
@@ -20,6 +22,7 @@ from vqonnx.kernels.block_grid import (
     FloatArray,
     checked_energy,
     checked_weight,
+    matrix_shape,
     min_max_grid,
     round_to_grid,
     top_code,
@@ -74,20 +77,27 @@ def clip_search(
         QuantRangeError: The weight holds NaN or infinity.
         OptionError: ``energy`` does not fit the weight.
     """
-    single = checked_weight(weight)
-    weights = checked_energy(energy, single.shape[0])
-    grid, totals = clipped_grid(single, weights, spec, config)
-    if config.per_layer:
-        grid = min_max_grid(single, spec).scaled(config.candidates()[totals.argmin()])
-    return round_to_grid(weight, grid, spec)
+    weights = checked_energy(energy, matrix_shape(weight)[0])
+    ratio = layer_ratio(weight, spec, energy, config) if config.per_layer else None
+
+    def solve(slab: FloatArray) -> QuantizedBlocks:
+        single = checked_weight(slab)
+        if ratio is None:
+            grid, _ = clipped_grid(single, weights, spec, config)
+        else:
+            grid = min_max_grid(single, spec).scaled(np.float32(ratio))
+        return round_to_grid(slab, grid, spec)
+
+    return by_slabs(weight, solve)
 
 
 def layer_ratio(
     weight: FloatArray, spec: BlockSpec, energy: npt.ArrayLike | None = None, config: ClipSearchConfig = DEFAULT
 ) -> float:
     """The one ratio that leaves the least error in the whole weight; arguments as for ``clip_search``."""
-    single = checked_weight(weight)
-    _, totals = clipped_grid(single, checked_energy(energy, single.shape[0]), spec, config)
+    weights, totals = checked_energy(energy, matrix_shape(weight)[0]), np.zeros(config.ratios)
+    for left, right in slabs(*weight.shape):
+        totals += clipped_grid(checked_weight(weight[:, left:right]), weights, spec, config)[1]
     return float(config.candidates()[totals.argmin()])
 
 
@@ -106,3 +116,19 @@ def clipped_grid(
 
     over_columns(tile, weight.shape[1], tile=_TILE)
     return grid, totals.sum(axis=1)
+
+
+def _solve(problem: LayerProblem, config: ClipSearchConfig) -> LayerSolution:
+    return LayerSolution(packed=clip_search(problem.weight, problem.block_spec, problem.energy, config))
+
+
+register(
+    Algorithm(
+        name="clip_search",
+        aliases=("clip", "mse"),
+        summary="give up the ends of each block's range where that leaves less squared error",
+        needs=Needs.ENERGY,
+        options=ClipSearchConfig,
+        solve=one_by_one(_solve),
+    )
+)

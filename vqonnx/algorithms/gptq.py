@@ -9,24 +9,28 @@ depend on each other: fixed tiles of them run side by side, and the result is th
 The codes are returned on the very grid that they were rounded on.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
+from vqonnx.algorithms.base import Algorithm, LayerProblem, LayerSolution, Needs, register
 from vqonnx.algorithms.scale_search import search_grid
+from vqonnx.algorithms.slabs import by_slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks, block_count
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import one_blas_thread, over_columns
+from vqonnx.kernels.block_errors import SecondMoment
 from vqonnx.kernels.block_grid import (
     F32,
-    F64,
     U8,
     BlockGrid,
     FloatArray,
     checked_energy,
     checked_weight,
+    matrix_shape,
     min_max_grid,
     packed,
     top_code,
@@ -34,6 +38,7 @@ from vqonnx.kernels.block_grid import (
 from vqonnx.kernels.hessian import checked_hessian, damped, inverse_factor
 
 _STEP = 128  # rows in a step; no effect on the result but rounding
+_LARGEST_DAMPING = 1.0
 
 
 class Grid(Enum):
@@ -65,14 +70,58 @@ class GptqConfig:
             raise OptionError(f"damping is a share and must lie in (0, 1), got {self.damping}", option="damping")
 
 
+DEFAULT = GptqConfig()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feedback:
+    """How the errors of rows are answered by others: what GPTQ makes of the inputs, for all weights that read them.
+
+    Attributes:
+        order: Rows in solving order, [K].
+        factor: float32 [K, K], the upper factor U of the inverse Hessian, U^T U = H^-1, rows and columns in that order.
+        energy: float32 [K], what the choice of a grid weighs the rows with, in the original order.
+        damping: Share of the Hessian's mean diagonal that was added to it.
+    """
+
+    order: npt.NDArray[np.int64]
+    factor: F32
+    energy: F32
+    damping: float
+
+    @classmethod
+    def of(cls, hessian: FloatArray, config: GptqConfig) -> "Feedback":
+        """From H [K, K]. Where it cannot be factored, damping is raised tenfold, up to the whole mean diagonal.
+
+        Raises:
+            OptionError: The Hessian is not square or not finite, or no damping makes it positive definite.
+        """
+        moment = checked_hessian(hessian, len(hessian))
+        order = np.arange(len(moment))
+        if config.order_by_activation:
+            order = np.argsort(-np.diagonal(moment), kind="stable")
+        # Grids are searched with diag H, although feedback would suggest 1 / U_ii^2: perplexity of SmolLM2-135M at 4
+        # bits, block 32, is 24.6 with diag H, 25.3 with 1 / U_ii^2, 25.8 without weights, 26.6 on min/max grids
+        # (float 22.4).
+        energy, damping = checked_energy(np.diagonal(moment), len(moment)), config.damping
+        while True:
+            try:
+                factor = inverse_factor(damped(moment, damping)[np.ix_(order, order)])
+            except OptionError:
+                if damping >= _LARGEST_DAMPING:
+                    raise
+                damping = min(10 * damping, _LARGEST_DAMPING)
+            else:
+                return cls(order, factor.astype(np.float32), energy, damping)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Problem:
     """One weight, its rows in solving order.
 
     Attributes:
         weight: float32 [K, N], the weight; not changed.
-        factor: float32 [K, K], upper factor of the inverse Hessian.
-        energy: float32 [K], what the choice of a grid weighs the rows with.
+        feedback: What is known of the inputs.
         block_of: Block of each row, [K].
         grid: Scales and zero points [J, N]; filled as the rows' turns come, unless ``chosen``.
         chosen: Whether the grids were chosen beforehand.
@@ -80,8 +129,7 @@ class _Problem:
     """
 
     weight: F32
-    factor: F32
-    energy: F32
+    feedback: Feedback
     block_of: npt.NDArray[np.int64]
     grid: BlockGrid
     chosen: bool
@@ -90,62 +138,58 @@ class _Problem:
 
 def gptq(
     weight: FloatArray,
-    hessian: FloatArray,
+    hessian: FloatArray | Feedback,
     spec: BlockSpec,
-    config: GptqConfig | None = None,
+    config: GptqConfig = DEFAULT,
     *,
     threads: int | None = None,
 ) -> QuantizedBlocks:
     """Quantize ``weight`` for the least squared error of the layer's output.
 
-    Inputs that were always 0 in calibration take no part; their rows are rounded to nearest. Layers that read the same
-    inputs can be solved side by side, as one weight [K, N1 + N2 + ..]: the Hessian is then factored once.
+    Inputs that were always 0 in calibration take no part; their rows are rounded to nearest.
 
     Args:
         weight: [K, N], float16, float32 or float64.
         hessian: [K, K], sum or mean of x x^T over the layer's inputs; see :func:`vqonnx.kernels.hessian.accumulate`.
+            Layers that read the same inputs can share one ``Feedback.of`` it.
         spec: Bits, block size, symmetry.
         config: Options.
         threads: Threads to use; as many as there are processors if None.
 
     Raises:
         QuantRangeError: The weight holds NaN or infinity.
-        OptionError: The Hessian does not fit the weight, is not finite, or not positive definite after damping.
+        OptionError: The Hessian does not fit the weight, is not finite, or not positive definite.
     """
-    config = config or GptqConfig()
-    single = checked_weight(weight)
-    moment = checked_hessian(hessian, single.shape[0])
-    order = np.arange(single.shape[0])
-    if config.order_by_activation:
-        order = np.argsort(-np.diagonal(moment), kind="stable")
-    problem = _prepared(single, moment, order, spec, config, weight.dtype)
-    codes = np.empty(single.shape, np.uint8)
+    k, _ = matrix_shape(weight)
+    feedback = hessian if isinstance(hessian, Feedback) else Feedback.of(checked_hessian(hessian, k), config)
+    return by_slabs(weight, lambda slab: _solve_slab(slab, feedback, spec, config, threads))
+
+
+def _solve_slab(
+    weight: FloatArray, feedback: Feedback, spec: BlockSpec, config: GptqConfig, threads: int | None
+) -> QuantizedBlocks:
+    problem = _prepared(checked_weight(weight), feedback, spec, config, weight.dtype)
+    codes = np.empty(weight.shape, np.uint8)
 
     def tile(left: int, right: int) -> None:
-        codes[order, left:right] = _solve_columns(problem, spec, config, left, right)
+        codes[feedback.order, left:right] = _solve_columns(problem, spec, config, left, right)
 
     with one_blas_thread():
-        over_columns(tile, single.shape[1], threads=threads)
+        over_columns(tile, weight.shape[1], threads=threads)
     return packed(codes, problem.grid, spec, weight.dtype)
 
 
-def _prepared(
-    weight: F32, moment: F64, order: npt.NDArray[np.int64], spec: BlockSpec, config: GptqConfig, dtype: npt.DTypeLike
-) -> _Problem:
+def _prepared(weight: F32, feedback: Feedback, spec: BlockSpec, config: GptqConfig, dtype: npt.DTypeLike) -> _Problem:
     k, n = weight.shape
-    factor = inverse_factor(damped(moment, config.damping)[np.ix_(order, order)])
-    # Grids are searched with diag H, although feedback would suggest 1 / U_ii^2: perplexity of SmolLM2-135M at 4 bits,
-    # block 32, is 24.6 with diag H, 25.3 with 1 / U_ii^2, 25.8 without weights, 26.6 on min/max grids (float 22.4).
-    energy = checked_energy(np.diagonal(moment), k)
     size = spec.size_for(k)
     chosen = config.static_grids or config.order_by_activation
     if chosen:
-        grid = _chosen_grid(weight, energy, spec, config).rounded(dtype)
+        grid = _chosen_grid(weight, feedback.energy, spec, config).rounded(dtype)
     else:
         empty = np.empty((block_count(k, size), n), np.float32)
         grid = BlockGrid(empty, empty.copy())
-    ordered = np.ascontiguousarray(weight[order]) if config.order_by_activation else weight
-    return _Problem(ordered, factor.astype(np.float32), energy, order // size, grid, chosen, np.dtype(dtype))
+    ordered = np.ascontiguousarray(weight[feedback.order]) if config.order_by_activation else weight
+    return _Problem(ordered, feedback, feedback.order // size, grid, chosen, np.dtype(dtype))
 
 
 def _chosen_grid(
@@ -166,17 +210,45 @@ def _solve_columns(problem: _Problem, spec: BlockSpec, config: GptqConfig, left:
     codes, errors = np.empty(rows.shape, np.uint8), np.empty((_STEP, right - left), np.float32)
     for start in range(0, k, _STEP):
         stop = min(start + _STEP, k)
-        inner = np.ascontiguousarray(problem.factor[start:stop, start:stop])
+        inner = np.ascontiguousarray(problem.feedback.factor[start:stop, start:stop])
         grid = (scales, zeros, problem.block_of[start:stop], top)
         for first in range(start, stop, min(size, _STEP)):
             last = min(first + size, stop)
             if not problem.chosen and first % size == 0:
                 block = slice(first, first + size)
-                found = _chosen_grid(rows[block], problem.energy[block], spec, config, threads=1)
+                found = _chosen_grid(rows[block], problem.feedback.energy[block], spec, config, threads=1)
                 stored = found.rounded(problem.dtype)
                 scales[first // size], zeros[first // size] = stored.scales[0], stored.zero_points[0]
             span = (first - start, last - start, stop - start)
             gptq_loops.feed_back(rows[start:stop], inner, span, grid, codes[start:stop], errors)
-        rows[stop:] -= problem.factor[start:stop, stop:].T @ errors[: stop - start]
+        rows[stop:] -= problem.feedback.factor[start:stop, stop:].T @ errors[: stop - start]
     problem.grid.scales[:, left:right], problem.grid.zero_points[:, left:right] = scales, zeros
     return codes
+
+
+def _solve(problems: Sequence[LayerProblem], config: GptqConfig) -> Iterator[LayerSolution]:
+    known: SecondMoment | None = None
+    for problem in problems:
+        if problem.hessian is None:
+            raise OptionError("GPTQ needs the second moments of the weight's inputs", option="calibration")
+        if problem.hessian is not known:
+            known, feedback = problem.hessian, Feedback.of(problem.hessian.matrix, config)
+        packed_weight = gptq(problem.weight, feedback, problem.block_spec, config)
+        yield LayerSolution(packed=packed_weight, note=_note(feedback, config))
+
+
+def _note(feedback: Feedback, config: GptqConfig) -> str:
+    if feedback.damping == config.damping:
+        return ""
+    return f"the Hessian was not positive definite with damping {config.damping:g}; it is with {feedback.damping:g}"
+
+
+register(
+    Algorithm(
+        name="gptq",
+        summary="round row after row, and let the rows still to come make up for the output error; the most accurate",
+        needs=Needs.HESSIAN,
+        options=GptqConfig,
+        solve=_solve,
+    )
+)

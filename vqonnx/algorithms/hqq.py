@@ -12,10 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vqonnx.algorithms.base import (
+    Algorithm,
+    LayerProblem,
+    LayerSolution,
+    Needs,
+    WeightSpec,
+    no_code_books,
+    one_by_one,
+    register,
+)
+from vqonnx.algorithms.slabs import by_slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import over_columns
-from vqonnx.kernels.block_grid import F32, FloatArray, checked_weight, min_max_grid, round_to_grid, top_code
+from vqonnx.kernels.block_grid import F32, BlockGrid, FloatArray, checked_weight, min_max_grid, round_to_grid, top_code
 
 _TILE = 64
 
@@ -57,18 +68,42 @@ def hqq(weight: FloatArray, spec: BlockSpec, config: HqqConfig | None = None) ->
         QuantRangeError: The weight holds NaN or infinity.
         OptionError: ``spec`` is symmetric.
     """
+    refused = _refusal(spec)
+    if refused is not None:
+        raise OptionError(refused, option="symmetric")
+    thresholds = (config or HqqConfig()).thresholds()
+    return by_slabs(weight, lambda slab: round_to_grid(slab, _grid(checked_weight(slab), spec, thresholds), spec))
+
+
+def _grid(weight: F32, spec: BlockSpec, thresholds: F32) -> BlockGrid:
     from vqonnx.kernels import hqq_loops
 
-    if spec.symmetric:
-        raise OptionError(
-            "HQQ moves the zero point, so it needs symmetric=False; scale search takes both", option="symmetric"
-        )
-    config, single = config or HqqConfig(), checked_weight(weight)
-    grid = min_max_grid(single, spec)
+    grid, form = min_max_grid(weight, spec), (spec.size_for(weight.shape[0]), top_code(spec))
 
     def tile(left: int, right: int) -> None:
-        form = (spec.size_for(single.shape[0]), top_code(spec))
-        hqq_loops.solve(single, form, (left, right), config.thresholds(), (grid.scales, grid.zero_points))
+        hqq_loops.solve(weight, form, (left, right), thresholds, (grid.scales, grid.zero_points))
 
-    over_columns(tile, single.shape[1], tile=_TILE)
-    return round_to_grid(weight, grid, spec)
+    over_columns(tile, weight.shape[1], tile=_TILE)
+    return grid
+
+
+def _refusal(spec: WeightSpec) -> str | None:
+    if isinstance(spec, BlockSpec) and spec.symmetric:
+        return "HQQ moves the zero point, so it needs symmetric=False; scale_search takes both"
+    return no_code_books(spec)
+
+
+def _solve(problem: LayerProblem, config: HqqConfig) -> LayerSolution:
+    return LayerSolution(packed=hqq(problem.weight, problem.block_spec, config))
+
+
+register(
+    Algorithm(
+        name="hqq",
+        summary="half-quadratic search of zero points and scales that forgives outliers; asymmetric, without data",
+        needs=Needs.NOTHING,
+        options=HqqConfig,
+        solve=one_by_one(_solve),
+        refusal=_refusal,
+    )
+)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vqonnx.algorithms.base import Algorithm, LayerProblem, LayerSolution, Needs, one_by_one, register
+from vqonnx.algorithms.slabs import by_slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import over_columns
@@ -21,6 +23,7 @@ from vqonnx.kernels.block_grid import (
     FloatArray,
     checked_energy,
     checked_weight,
+    matrix_shape,
     middle_code,
     min_max_grid,
     round_to_grid,
@@ -101,6 +104,23 @@ def scale_search(
         QuantRangeError: The weight holds NaN or infinity.
         OptionError: ``energy`` does not fit the weight.
     """
-    single = checked_weight(weight)
-    grid = search_grid(single, checked_energy(energy, single.shape[0]), spec, config)
-    return round_to_grid(weight, grid, spec)
+    weights = checked_energy(energy, matrix_shape(weight)[0])
+    return by_slabs(
+        weight, lambda slab: round_to_grid(slab, search_grid(checked_weight(slab), weights, spec, config), spec)
+    )
+
+
+def _solve(problem: LayerProblem, config: ScaleSearchConfig) -> LayerSolution:
+    return LayerSolution(packed=scale_search(problem.weight, problem.block_spec, problem.energy, config))
+
+
+register(
+    Algorithm(
+        name="scale_search",
+        aliases=("k_quant", "kquant"),
+        summary="search each block's scale and zero point for the least squared error, by input energy where known",
+        needs=Needs.ENERGY,
+        options=ScaleSearchConfig,
+        solve=one_by_one(_solve),
+    )
+)

@@ -1,6 +1,7 @@
 """A weight in packed blocks: what every weight-only algorithm returns and every weight-only form is written from."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -156,3 +157,6 @@ class CodebookBlocks:
     block_size: int
     in_features: int
     out_features: int
+
+
+PackedWeight: TypeAlias = QuantizedBlocks | CodebookBlocks

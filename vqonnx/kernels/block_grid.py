@@ -59,14 +59,25 @@ class BlockGrid:
         return BlockGrid(scales.astype(dtype).astype(np.float32), self.zero_points)
 
 
+def matrix_shape(weight: FloatArray) -> tuple[int, int]:
+    """K and N of a weight [K, N].
+
+    Raises:
+        QuantRangeError: It is not a matrix.
+    """
+    if weight.ndim != 2:
+        raise QuantRangeError(f"a weight in blocks must have two axes [K, N], got shape {weight.shape}")
+    k, n = weight.shape
+    return k, n
+
+
 def checked_weight(weight: FloatArray) -> F32:
     """``weight`` as contiguous float32 [K, N].
 
     Raises:
         QuantRangeError: It is not a matrix, or holds NaN or infinity.
     """
-    if weight.ndim != 2:
-        raise QuantRangeError(f"a weight in blocks must have two axes [K, N], got shape {weight.shape}")
+    matrix_shape(weight)
     single = np.ascontiguousarray(weight, np.float32)
     if not np.isfinite(single).all():
         raise QuantRangeError("the weight holds NaN or infinite values, for which no scale exists")
@@ -112,7 +123,7 @@ def min_max_grid(weight: F32, spec: BlockSpec, *, threads: int | None = None) ->
     return BlockGrid(scales, zeros)
 
 
-def nearest_values(weight: F32, grid: BlockGrid, spec: BlockSpec) -> F32:
+def nearest_values(weight: F32, grid: BlockGrid, spec: BlockSpec, *, threads: int | None = None) -> F32:
     """What the nearest codes of ``weight`` stand for, float32 [K, N]."""
     from vqonnx.kernels import grid_loops
 
@@ -122,7 +133,7 @@ def nearest_values(weight: F32, grid: BlockGrid, spec: BlockSpec) -> F32:
     def tile(left: int, right: int) -> None:
         grid_loops.nearest(weight, form, (left, right), (grid.scales, grid.zero_points), values)
 
-    over_columns(tile, weight.shape[1])
+    over_columns(tile, weight.shape[1], threads=threads)
     return values
 
 

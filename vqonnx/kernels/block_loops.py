@@ -31,7 +31,7 @@ Target: TypeAlias = tuple[U32, F32, U8]
 Tile: TypeAlias = tuple[U32, F32, F32, F32]
 """float32 patterns [block, channels]; the same memory as float32; smallest and largest element [channels], or 0."""
 
-_BLOCKS_PER_TASK = 16
+BLOCKS_PER_TASK = 16
 _TILE = 32768  # elements: 128 KiB of float32
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 _LARGEST = np.float32(3.4028235e38)
@@ -53,11 +53,11 @@ def tile_width(block_size: int) -> int:
 def task_count(in_features: int, out_features: int, block_size: int) -> int:
     """Number of tasks that a weight is cut into; their results do not depend on each other."""
     blocks = -(-in_features // block_size)
-    return -(-blocks // _BLOCKS_PER_TASK) * -(-out_features // tile_width(block_size))
+    return -(-blocks // BLOCKS_PER_TASK) * -(-out_features // tile_width(block_size))
 
 
 @compiled
-def _load(source: Source, first: int, channel: int, tile: Tile, measure: bool) -> bool:
+def load_tile(source: Source, first: int, channel: int, tile: Tile, measure: bool) -> bool:
     """Fill the tile's block from row ``first`` on, zeros behind K; whether all elements are finite, where measured."""
     weight, transposed, kind = source
     bits, reals, low, high = tile
@@ -231,9 +231,9 @@ def quantize_tasks(source: Source, ratios: F32, form: Form, target: Target, star
         reals = patterns.view(np.float32)
         low, high = np.empty(count, np.float32), np.empty(count, np.float32)
         scales, zeros = np.empty(count, np.float32), np.empty(count, np.float32)
-        first = task // columns * _BLOCKS_PER_TASK
-        for block in range(first, min(first + _BLOCKS_PER_TASK, blocks)):
-            finite &= _load(source, block * size, channel, (patterns, reals, low, high), not given)
+        first = task // columns * BLOCKS_PER_TASK
+        for block in range(first, min(first + BLOCKS_PER_TASK, blocks)):
+            finite &= load_tile(source, block * size, channel, (patterns, reals, low, high), not given)
             if not given:
                 _shrink((low, high), ratios, channel, block)
                 _choose((low, high), form, source[2], scales, zeros)

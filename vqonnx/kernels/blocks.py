@@ -85,14 +85,13 @@ def _run(
     """Quantize with ``params`` if there are no ratios; fill them otherwise."""
     from vqonnx.kernels import block_loops
 
-    if weight.dtype not in _KINDS:
-        weight = weight.astype(np.float32)
+    weight = readable(weight)
     (k, n), size = weight.shape, spec.size_for(weight.shape[0])
     scales, zero_points = params
     words = np.empty((n, scales.shape[1], -(-size * spec.bits // 32)), np.dtype("<u4"))
     form = (spec.bits, size, spec.symmetric, ratios is None)
     factors = np.ones((1, 1), np.float32) if ratios is None else ratios
-    source, target = _patterns(weight), (words, scales, zero_points)
+    source, target = patterns_of(weight), (words, scales, zero_points)
 
     def work(start: int, stop: int) -> None:
         if not block_loops.quantize_tasks(source, factors, form, target, start, stop):
@@ -110,7 +109,12 @@ def _run(
     )
 
 
-def _patterns(weight: FloatArray) -> tuple[npt.NDArray[np.unsignedinteger], bool, int]:
+def readable(weight: FloatArray) -> FloatArray:
+    """The weight itself where kernels know its type; else as float32."""
+    return weight if weight.dtype in _KINDS else weight.astype(np.float32)
+
+
+def patterns_of(weight: FloatArray) -> tuple[npt.NDArray[np.unsignedinteger], bool, int]:
     """The weight's bit patterns as they lie, whether they lie as [N, K], and the number of their type.
 
     Always read-only: a mapped file is, and each kind of array would be compiled for on its own.

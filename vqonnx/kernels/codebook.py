@@ -135,10 +135,17 @@ def round_to_book(weight: FloatArray, book: CodeBook, block_size: int) -> Codebo
 
 def dequantize_from_book(blocks: CodebookBlocks) -> FloatArray:
     """The weight [K, N] that the blocks stand for, in the dtype of ``absmax``."""
-    book, count = code_book(blocks.book), blocks.in_features * blocks.out_features
+    weight: FloatArray = book_columns(blocks, 0, blocks.out_features).astype(blocks.absmax.dtype)
+    return weight
+
+
+def book_columns(blocks: CodebookBlocks, left: int, right: int) -> F32:
+    """The columns [left, right) of the weight that the blocks stand for, float32 [K, right - left]."""
+    book, k = code_book(blocks.book), blocks.in_features
     table = np.zeros(16, np.float32)
     table[book.nibbles] = book.values
-    nibbles = unpack((blocks.codes << np.uint8(4)) | (blocks.codes >> np.uint8(4)), 4, count)
-    reals = table[nibbles] * np.repeat(blocks.absmax.astype(np.float32), blocks.block_size)[:count]
-    weight: FloatArray = reals.reshape(blocks.out_features, blocks.in_features).T.astype(blocks.absmax.dtype)
-    return weight
+    first, last = left * k, right * k
+    some = blocks.codes[first // 2 : -(-last // 2)]
+    nibbles = unpack((some << np.uint8(4)) | (some >> np.uint8(4)), 4, 2 * some.size)[first % 2 :][: last - first]
+    scales = blocks.absmax[np.arange(first, last) // blocks.block_size].astype(np.float32)
+    return (table[nibbles] * scales).reshape(right - left, k).T
