@@ -28,6 +28,7 @@ _TOPICS = (
     "ranges",
     "shapes",
     "sharing",
+    "weights",
 )
 
 
