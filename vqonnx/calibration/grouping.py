@@ -15,13 +15,22 @@ _BYTES_OF_UNKNOWN = 4  # float32, the type of nearly all activations
 def tensor_bytes(model: ir.Model, names: Sequence[str], feed: Feed) -> dict[str, int]:
     """Bytes of each tensor in a run of ``feed``; the model runs once if its shapes do not tell."""
     values = observable_values(model)
+    sizes = declared_bytes(model, names, feed)
+    unknown = [name for name, size in sizes.items() if size is None]
+    if unknown:
+        counts = open_session(exposing(model, unknown, sizes=True)).run(None, dict(feed))
+        sizes |= {
+            n: math.ceil(int(count) * _element_bytes(values[n])) for n, count in zip(unknown, counts, strict=True)
+        }
+    return {name: size or 0 for name, size in sizes.items()}
+
+
+def declared_bytes(model: ir.Model, names: Sequence[str], feed: Feed) -> dict[str, int | None]:
+    """Bytes of each tensor in a run of ``feed``, by the shapes that the model declares; None where they do not tell."""
+    values = observable_values(model)
     axes = _bound_axes(model, feed)
     counts = {name: element_count(values[name], axes) for name in names}
-    unknown = [name for name, count in counts.items() if count is None]
-    if unknown:
-        sizes = open_session(exposing(model, unknown, sizes=True)).run(None, dict(feed))
-        counts |= {name: int(size) for name, size in zip(unknown, sizes, strict=True)}
-    return {name: math.ceil((count or 0) * _element_bytes(values[name])) for name, count in counts.items()}
+    return {n: None if count is None else math.ceil(count * _element_bytes(values[n])) for n, count in counts.items()}
 
 
 def grouped(sizes: Mapping[str, int], budget: int) -> list[list[str]]:

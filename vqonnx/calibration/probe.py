@@ -110,8 +110,16 @@ def _run(source: Source, sample: int, feed: Feed) -> dict[str, Array]:
     if source is None:
         return tensors
     outputs = _opened(source) if isinstance(source, ModelFile) else source
-    try:
+    with running(sample, feed):
         tensors.update(outputs.run(feed))
+    return tensors
+
+
+@contextlib.contextmanager
+def running(sample: int, feed: Feed) -> Iterator[None]:
+    """Let ONNX Runtime's refusal to run the block tell which sample it was."""
+    try:
+        yield
     except VerificationError as error:
         shapes = {name: np.shape(array) for name, array in feed.items()}
         raise SampleError(
@@ -119,7 +127,6 @@ def _run(source: Source, sample: int, feed: Feed) -> dict[str, Array]:
             f"{error.__cause__ or error}. Repair the sample or drop it",
             sample=sample,
         ) from error
-    return tensors
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def check_writable(path: str | os.PathLike[str], size: int = 0) -> None:
         raise _refused(target, f"the folder {str(folder)!r} does not exist", "Create it first")
     if not folder.is_dir():
         raise _refused(target, f"{str(folder)!r} is not a folder", "Pick another path")
-    with _as_output_error(target):
+    with as_output_error(target):
         # Asking the system for permission bits misleads on Windows and network drives, so try.
         probe = temporary_name(target)
         probe.open("xb").close()
@@ -48,7 +48,7 @@ def temporary_files(target: Path) -> Iterator[list[Path]]:
     """Collects files to be removed when the block fails; operating system errors become OutputError."""
     files: list[Path] = []
     try:
-        with _as_output_error(target):
+        with as_output_error(target):
             yield files
     except BaseException:
         for file in files:
@@ -78,7 +78,8 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _as_output_error(target: Path) -> Iterator[None]:
+def as_output_error(target: Path) -> Iterator[None]:
+    """Turn operating system errors of the block into OutputError about ``target``."""
     try:
         yield
     except OSError as error:

@@ -8,6 +8,10 @@ import onnx_ir as ir
 from vqonnx.errors import ModelError
 from vqonnx.graph.walk import constant_tensor, nested_graphs, subgraphs
 
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -25,15 +29,24 @@ class Segment:
     inputs: tuple[ir.Value, ...]
     outputs: tuple[ir.Value, ...]
 
+    @property
+    def node_names(self) -> set[str]:
+        """The names of the nodes, and of those in their bodies."""
+        return {one.name or "" for node in self.nodes for one in _with_bodies(node)}
+
+    @property
+    def constants(self) -> tuple[ir.Value, ...]:
+        """The initializers that the nodes read, in their bodies too."""
+        read = dict.fromkeys(_reads(self.nodes))
+        return tuple(value for value in read if value.is_initializer() and value not in self.inputs)
+
     def model(self, source: ir.Model, extra_inputs: Sequence[ir.Value] = ()) -> ir.Model:
         """The segment as a model; ``extra_inputs`` names initializers that are fed instead."""
-        fed = {*self.inputs, *extra_inputs}
-        constants = {v: None for v in _reads(self.nodes) if v not in fed and v.is_initializer()}
         view = ir.GraphView(
             [*self.inputs, *extra_inputs],
             self.outputs,
             nodes=self.nodes,
-            initializers=tuple(constants),
+            initializers=[value for value in self.constants if value not in extra_inputs],
             opset_imports=source.graph.opset_imports,
             name="segment",
         )
@@ -65,6 +78,17 @@ def read_later(cut: Sequence[Segment]) -> list[set[ir.Value]]:
     for segment in reversed(cut[1:]):
         later.append(later[-1] | set(segment.inputs))
     return later[::-1]
+
+
+def constant_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes of ``graph`` itself whose outputs no input of the model can change, Constant nodes included."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        if any(one.op_type in _RANDOM for one in _with_bodies(node)):
+            continue
+        if all(value.producer() in found or _is_constant(value) for value in _reads([node])):
+            found.add(node)
+    return found
 
 
 def between(source: ir.Model, start: ir.Value, end: ir.Value) -> ir.Model:
@@ -130,6 +154,12 @@ def _is_constant(value: ir.Value) -> bool:
     if value.producer() is None:
         return value.is_initializer() and not value.is_graph_input()  # strings too, which have no array
     return constant_tensor(value) is not None
+
+
+def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
+    yield node
+    for body in subgraphs(node):
+        yield from body.all_nodes()
 
 
 def _reads(nodes: Sequence[ir.Node]) -> Iterator[ir.Value]:
