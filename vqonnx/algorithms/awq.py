@@ -11,6 +11,7 @@ read the same inputs share one t; the sum of their relative errors chooses it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -247,14 +248,19 @@ class _Errors:
 
 
 def _solve(problems: Sequence[LayerProblem], config: AwqConfig) -> Iterator[LayerSolution]:
-    if not problems:
-        return
+    for _, group in groupby(problems, key=lambda problem: id(problem.hessian)):
+        yield from _solve_group(list(group), config)
+
+
+def _solve_group(problems: Sequence[LayerProblem], config: AwqConfig) -> Iterator[LayerSolution]:
+    """Weights that are multiplied with the very same inputs."""
     first = problems[0]
     if first.hessian is None:
         raise OptionError("AWQ needs the second moments of the weights' inputs", option="calibration")
     inputs = _Inputs.of(first.hessian, matrix_shape(first.weight)[0])
     weights, specs = [problem.weight for problem in problems], [problem.block_spec for problem in problems]
-    for solution in _together(weights, specs, inputs, config, scalable=first.scalable):
+    scalable = all(problem.scalable for problem in problems)
+    for solution in _together(weights, specs, inputs, config, scalable=scalable):
         scaled = bool((solution.channel_scales != 1).any())
         yield LayerSolution(packed=solution.blocks, channel_scales=solution.channel_scales if scaled else None)
 

@@ -102,6 +102,7 @@ class Algorithm(Generic[O]):
         solve: From the problems of weights that are multiplied with the same inputs to their solutions, in the same
             order. What depends on the inputs alone is computed once for all of them.
         refusal: Why it cannot serve a spec, or None; asked before anything long begins.
+        least_squares: Whether it lowers a squared error, so that without data its result can be judged by the weight's.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Algorithm(Generic[O]):
     solve: Callable[[Sequence[LayerProblem], O], Iterator[LayerSolution]]
     aliases: tuple[str, ...] = ()
     refusal: Callable[[WeightSpec], str | None] = no_code_books
+    least_squares: bool = True
 
 
 _TABLE: dict[str, Algorithm[Any]] = {}

@@ -105,5 +105,6 @@ register(
         options=HqqConfig,
         solve=one_by_one(_solve),
         refusal=_refusal,
+        least_squares=False,
     )
 )

@@ -64,6 +64,7 @@ class WeightPlan:
         spec: Bits and blocks; a code book's for ``BNB4``. For ``CHANNEL_QDQ`` 8 bits, block size -1, symmetric.
         algorithm: Name of the algorithm that solves it.
         inputs: Names of the activations that its products read, without repetition; empty for lookups.
+        looked_up: Whether a reader looks columns up, so that the weight's own error counts beside the products'.
     """
 
     key: str
@@ -75,6 +76,7 @@ class WeightPlan:
     spec: BlockSpec | CodebookSpec
     algorithm: str
     inputs: tuple[str, ...] = ()
+    looked_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,6 +189,7 @@ def _weight_plan(group: _Group, rules: WeightRules, key: str) -> WeightPlan:
         spec=rules.spec_for(group.override),
         algorithm=find_algorithm(rules.algorithm_for(group.override)).name,
         inputs=tuple(inputs),
+        looked_up=any(layer.reader is Reader.LOOKUP for layer in group.layers),
     )
 
 
