@@ -1,0 +1,17 @@
+"""Layers of a model as the flow finds them."""
+
+import onnx
+import onnx_ir as ir
+
+from vqonnx.graph.io import load
+from vqonnx.planning.layers import Layer, find_layers
+from vqonnx.stages.prepare_weights import prepare_weights
+
+
+def found_in(proto: onnx.ModelProto, *, requantize: bool = False) -> tuple[ir.Model, list[Layer], dict[str, str]]:
+    """The prepared model, its layers, and why other nodes are none, by name."""
+    model = load(proto)
+    prepare_weights(model)
+    layers, skips = find_layers(model, requantize=requantize)
+    assert len({skip.node for skip in skips}) == len(skips)
+    return model, layers, {skip.node: skip.reason for skip in skips}
