@@ -11,6 +11,7 @@ from vqonnx.errors import OptionError, nearest
 from vqonnx.graph.edit import make_node, remove_dead
 from vqonnx.graph.io import load
 from vqonnx.graph.names import NameAllocator
+from vqonnx.graph.walk import values_by_name
 
 _CHUNK = 1 << 24
 _MEASURED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)  # what sessions give back as numpy arrays
@@ -29,6 +30,22 @@ def model_inputs(model: ir.Model) -> list[ModelInput]:
     ]
 
 
+def unobservable(model: ir.Model, names: Iterable[str]) -> dict[str, str]:
+    """Why some of the values ``names`` are no float tensors that a run of the model makes or is given, by name."""
+    known, everywhere = observable_values(model), values_by_name(model)
+    reasons: dict[str, str] = {}
+    for name in names:
+        value = known.get(name) or everywhere.get(name)
+        if value is None:
+            reasons[name] = f"is not in the model{nearest(name, known)}"
+        elif name not in known:
+            reasons[name] = "is a constant" if value.is_initializer() else "is inside a control-flow body or a function"
+        elif value.dtype is not None and value.dtype not in _MEASURED:
+            kinds = ", ".join(kind.name for kind in _MEASURED)
+            reasons[name] = f"has elements of type {value.dtype.name}; only {kinds} are measured"
+    return reasons
+
+
 def refuse_unobservable(model: ir.Model, names: Iterable[str]) -> None:
     """Check that each name is a float tensor that a run of the model makes or is given.
 
@@ -36,17 +53,7 @@ def refuse_unobservable(model: ir.Model, names: Iterable[str]) -> None:
         OptionError: A name is a constant, is inside a subgraph or a function, is not in the model, or has a type
             that is not measured.
     """
-    known = observable_values(model)
-    for name in names:
-        if name in model.graph.initializers and name not in known:
-            fact = "is a constant; its range is known without samples"
-        elif name not in known:
-            fact = f"is not an output of a node of the main graph or a graph input{nearest(name, known)}"
-        else:
-            dtype = known[name].dtype
-            if dtype is None or dtype in _MEASURED:
-                continue
-            fact = f"has elements of type {dtype.name}; only {', '.join(kind.name for kind in _MEASURED)} are measured"
+    for name, fact in unobservable(model, names).items():
         raise OptionError(f"cannot observe {name!r}: it {fact}. Leave it out of what is observed", option="wanted")
 
 

@@ -126,7 +126,7 @@ class _Sum:
 
     def _flush(self) -> None:
         if self._count:
-            accumulate(self._moment, np.concatenate(self._waiting))
+            accumulate(self._moment, self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting))
         self._waiting, self._count = [], 0
 
 

@@ -58,7 +58,8 @@ class WalkOptions:
         providers: ONNX Runtime's execution providers, best first.
         workers: Samples that run at a time, by default one a core; the result does not depend on it.
         memory_budget: Bytes of weights, moments and activations up to which several layers' inputs are measured in
-            one run; that takes inputs="float".
+            one run; that takes inputs="float". (121 inputs of SmolLM2-135M: in one run 18 s and 2.9 GiB, in 4 runs
+            16 s and 1.1 GiB, in a run each 27 s and 0.4 GiB.)
         work: Folder of this job alone for activations, which lets a run that was interrupted go on; None: a temporary
             folder.
         save_every: Seconds between two notes in ``work`` of how far the walk is.

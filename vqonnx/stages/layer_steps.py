@@ -1,6 +1,6 @@
 """The steps of a walk over the inputs of layers: which of them can be walked, and where the model is cut."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +8,9 @@ import onnx_ir as ir
 
 from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.grouping import declared_bytes, grouped
-from vqonnx.calibration.model import observable_values
+from vqonnx.calibration.model import observable_values, unobservable
 from vqonnx.calibration.moments import batch_rows
-from vqonnx.errors import nearest
 from vqonnx.graph.segments import Segment, constant_nodes, segments
-from vqonnx.graph.walk import values_by_name
-
-_MEASURED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
-"""What sessions give back as numpy arrays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,27 +59,12 @@ class Budget:
     runs: int
 
 
-def unwalkable(model: ir.Model, names: Iterable[str]) -> dict[str, str]:
-    """Why the moments of some of these values cannot be had, by name; empty if all can be walked."""
-    known, everywhere = observable_values(model), values_by_name(model)
-    fixed = constant_nodes(model.graph)
-    reasons: dict[str, str] = {}
-    for name in names:
-        value = known.get(name)
-        if value is None:
-            reasons[name] = _absence(everywhere.get(name), name, known)
-        elif value.producer() in fixed:
-            reasons[name] = "no input of the model changes it"
-        elif value.dtype is not None and value.dtype not in _MEASURED:
-            kinds = ", ".join(kind.name for kind in _MEASURED)
-            reasons[name] = f"it has elements of type {value.dtype.name}; ONNX Runtime hands out {kinds}"
-    return reasons
-
-
-def _absence(value: ir.Value | None, name: str, known: Iterable[str]) -> str:
-    if value is None:
-        return f"the model has no such value{nearest(name, known)}"
-    return "it is a constant" if value.is_initializer() else "it is inside a control-flow body or a function"
+def unwalkable(model: ir.Model, names: Collection[str]) -> dict[str, str]:
+    """Why the moments of some of these values cannot be had ("it is a constant"), by name; empty if all can be."""
+    known, fixed = observable_values(model), constant_nodes(model.graph)
+    constant = {name for name in names if name in known and known[name].producer() in fixed}
+    facts = unobservable(model, names) | dict.fromkeys(constant, "is a constant")
+    return {name: f"it {fact}" for name, fact in facts.items()}
 
 
 def planned_steps(model: ir.Model, inputs: Sequence[LayerInput], feed: Feed, budget: Budget | None) -> list[Step]:
