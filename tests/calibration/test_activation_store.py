@@ -59,6 +59,7 @@ def test_what_is_no_longer_needed_is_removed(tmp_path: Path) -> None:
         store.commit(1, {"b"})
         assert files(tmp_path) == 1
         assert not store.places("a")
+        assert (store.holds({"b"}), store.holds({"a", "b"})) == (True, False)
         put(store, c=np.zeros(3))
         store.commit(2, {"b", "c"})
         assert files(tmp_path) == 2

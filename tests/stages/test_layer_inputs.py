@@ -426,6 +426,30 @@ def test_activations_are_not_used_for_a_weight_that_is_lost(tmp_path: Path) -> N
     assert solver.digest() == whole
 
 
+def test_activations_that_were_not_kept_for_a_weight_that_is_lost_are_made_again(tmp_path: Path) -> None:
+    """Nobody needed ``r`` any more when the last weight was settled."""
+    weights = Weights(5)
+    for name in ("a_w", "b_w", "c_w", "d_w", "e_w"):
+        weights.normal(name, 16, 16)
+    text = """skip (float[N, 16] x) => (float[N, 16] y) {
+        a = MatMul (x, a_w) r = Relu (a)
+        b = MatMul (r, b_w) s = Tanh (b)
+        c = MatMul (s, c_w) t = Tanh (c)
+        d = MatMul (t, d_w) u = Add (d, r)
+        y = MatMul (u, e_w)
+    }"""
+    model, feeds = loaded(build(text, weights.arrays)), RESUMED["chains/matmul"]
+    whole = walk(model, feeds, tmp_path / "whole").digest()
+    (tmp_path / "weights").mkdir()
+    last = tmp_path / "weights" / next(reversed(whole))
+    last.write_bytes(whole[last.name])
+    interrupted(model, feeds, tmp_path, 3)
+    last.unlink()
+    solver = walk(model, feeds, tmp_path / "weights", work=tmp_path)
+    assert [one.value for one in solver.moments] == ["t", "u"]
+    assert solver.digest() == whole
+
+
 def test_other_samples_do_not_meet_stored_activations(tmp_path: Path) -> None:
     model, feeds = loaded(matmul_chain()), RESUMED["chains/matmul"]
     (tmp_path / "weights").mkdir()

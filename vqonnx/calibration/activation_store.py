@@ -113,6 +113,10 @@ class ActivationStore:
         """Type and shape of a tensor in each sample; empty if it is not stored."""
         return self._tensors.get(name, {})
 
+    def holds(self, names: Collection[str]) -> bool:
+        """Whether all these tensors are stored."""
+        return self._tensors.keys() >= set(names)
+
     def read(self, name: str, sample: int) -> Array:
         """The tensor in one sample; may be called by several threads."""
         place = self._tensors[name][sample]

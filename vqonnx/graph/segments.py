@@ -73,10 +73,10 @@ def segments(
 
 
 def read_later(cut: Sequence[Segment]) -> list[set[ir.Value]]:
-    """For each segment the values that the segments behind it read: what must be kept when it has run."""
+    """For each segment what is there when it has run and a segment behind it reads, graph inputs included."""
     later: list[set[ir.Value]] = [set()]
     for segment in reversed(cut[1:]):
-        later.append(later[-1] | set(segment.inputs))
+        later.append((later[-1] - set(segment.outputs)) | set(segment.inputs))
     return later[::-1]
 
 

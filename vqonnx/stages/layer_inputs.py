@@ -153,15 +153,15 @@ class _Walk:
     def go(self) -> None:
         """Take the steps that are left, up to the last one with an input that is not finished."""
         open_steps = [number for number, step in enumerate(self.steps) if not self.finished.issuperset(step.inputs)]
-        store, last = self.runner.store, open_steps[-1]
-        if store.done > open_steps[0]:
-            store.forget()  # what was settled behind this step is lost, so that it must run again
+        last, store = open_steps[-1], self.runner.store
         later = read_later([step.segment for step in self.steps[: last + 1]])
+        crossing = [{value.name or "" for value in values if not value.is_graph_input()} for values in later]
+        if store.done and not (store.done <= open_steps[0] and store.holds(crossing[store.done - 1])):
+            store.forget()  # weights that had been settled are lost, so that earlier steps must run again
         total = sum(len(step.inputs) for step in self.steps)
         for number in range(store.done, last + 1):
-            crossing = {value.name or "" for value in later[number] if not value.is_graph_input()}
-            self._take(number, crossing)
-            store.commit(number + 1, crossing)
+            self._take(number, crossing[number])
+            store.commit(number + 1, crossing[number])
             self.options.progress("layer inputs", sum(len(step.inputs) for step in self.steps[: number + 1]), total)
 
     def _take(self, number: int, crossing: Collection[str]) -> None:
