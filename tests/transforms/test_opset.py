@@ -10,7 +10,7 @@ from vqonnx.graph.inference import infer_missing
 from vqonnx.graph.io import load
 from vqonnx.graph.proto import to_proto
 from vqonnx.runtime.session import open_session
-from vqonnx.transforms.opset import NEWEST, OLDEST, upgrade_opset
+from vqonnx.transforms.opset import NEWEST, OLDEST, convert_opset, upgrade_opset
 from vqonnx.transforms.opset_rules import RULES, rule
 
 TARGET = 21
@@ -299,3 +299,12 @@ def test_upgrading_is_linear(count_calls):
         upgrade_opset(load(unstated(parsed(f"v0 = Relu (x) {steps} y = Relu (v{count})", 10))), TARGET)
 
     assert count_calls(upgrade_chain, 800) < 4.4 * count_calls(upgrade_chain, 200)
+
+
+def test_converting_goes_up_only():
+    model = load(parsed("y = Clip <max = 0.25> (x)", 10))
+    assert convert_opset(model, 13)
+    assert not convert_opset(model, 13)
+    with pytest.raises(OptionError, match="cannot lower the opset from 13 to 12"):
+        convert_opset(model, 12)
+    assert model.opset_imports[""] == 13

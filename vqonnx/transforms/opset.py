@@ -53,6 +53,23 @@ def upgrade_opset(model: ir.Model, minimum: int) -> bool:
     return True
 
 
+def convert_opset(model: ir.Model, version: int) -> bool:
+    """Bring the default domain's opset to ``version``, in place; return whether it changed.
+
+    Raises:
+        OptionError: The model's opset is newer: what newer operators say, older ones often cannot.
+        UnsupportedModelError: See ``upgrade_opset``.
+    """
+    current = model.opset_imports.get("", version)
+    if version < current:
+        raise OptionError(
+            f"cannot lower the opset from {current} to {version}. Export the model with opset {version}, "
+            f"or ask for {current} or more.",
+            option="opset",
+        )
+    return upgrade_opset(model, version)
+
+
 def _apply_rules(model: ir.Model, current: int, minimum: int) -> None:
     nodes = [node for graph in walk.nested_graphs(model.graph) for node in graph if not node.domain]
     if any(_reads_unknown(node) for node in nodes):
