@@ -24,7 +24,9 @@ def model_of(nodes: str, inputs: str = "float[N, 8] x", opset: int = 17, **array
 
 
 W = np.ones((8, 4), np.float32)
-BATCHED = "y = MatMul (x, w)"
+OLD_FUNCTION = (
+    "in function old::Gemm, which is not written out: it was written for opset 16 of 'ai.onnx', the model has 17"
+)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,7 @@ BATCHED = "y = MatMul (x, w)"
         (
             foreign_names,
             "MatMul_m_1",
-            "in function old::Gemm, which is not written out: "
-            "it was written for opset 16 of 'ai.onnx', the model has 17",
+            OLD_FUNCTION,
         ),
         (partial(model_of, "y = MatMul (x, w)", "float[8] x", w=W), "MatMul_0", "its input has one axis"),
         (

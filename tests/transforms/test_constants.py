@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from models.build import build
 from vqonnx.graph.io import load, save
 from vqonnx.graph.walk import constant
-from vqonnx.transforms.constants import drop_constant_inputs, fold_constants, lift_initializers
+from vqonnx.transforms.constants import drop_constant_inputs, fold_constants, lift_constants, lift_initializers
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
 
@@ -192,6 +192,48 @@ def test_requantize_folds_every_granularity(check):
     blocks = {"q": q, "sb": np.float32([[1, 2, 3, 4], [5, 6, 7, 8]]), "zb": np.int8([[0, 1, 0, 1], [2, 0, 2, 0]])}
     changed = check(build(text, blocks, opset=21), lambda model: fold_constants(model, requantize=True))
     assert changed.ops == ["MatMul"]
+
+
+@pytest.mark.parametrize("output", [{}, {"output_dtype": 1}, {"output_dtype": 10}])
+def test_requantize_gives_the_type_that_is_asked_for(output):
+    node = helper.make_node("DequantizeLinear", ["q", "s"], ["d"], axis=0, **output)
+    out = helper.make_tensor_value_info("d", output.get("output_dtype", 10), None)
+    graph = helper.make_graph([node, helper.make_node("Identity", ["d"], ["y"])], "g", [], [])
+    out.name = "y"
+    graph.output.append(out)
+    arrays = {"q": np.arange(-12, 12, dtype=np.int16).reshape(6, 4), "s": np.float16([1, 2, 0.1, 4, 5, 6])}
+    graph.initializer.extend(
+        helper.make_tensor(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape, v.tobytes(), raw=True)
+        for k, v in arrays.items()
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    (expected,) = ReferenceEvaluator(proto).run(None, {})
+    model = load(proto)
+    assert fold_constants(model, requantize=True) == 1
+    found = constant(model.graph[0].inputs[0])
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_large_constant_nodes_become_initializers_without_being_read(check):
+    numbers = ", ".join(["0.5"] * 300)
+    text = f"""g (float[2, 300] x, bool c) => (float[2, 300] y, float[300] w) {{
+        u = Constant <value_floats = [{numbers}]> ()
+        w = Constant <value_floats = [{numbers}]> ()
+        s = Constant <value_float = 2.0> ()
+        a = Mul (x, u)
+        y = If (c) <
+            then_branch = t () => (float[2, 300] p) {{
+                v = Constant <value = float[300] {{{numbers}}}> ()
+                p = Mul (a, v)
+            }},
+            else_branch = e () => (float[2, 300] q) {{ q = Mul (a, s) }}>
+    }}"""
+    changed = check(build(text), lift_constants, samples=4)
+    assert changed.count == 2
+    assert changed.ops == ["Constant", "Constant", "Mul", "If", "Mul", "Mul"]
+    assert list(changed.model.graph.initializers) == ["u"]
+    assert lift_constants(changed.model) == 0
 
 
 def test_a_new_shape_of_a_mapped_weight_stays_mapped(tmp_path):

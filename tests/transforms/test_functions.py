@@ -1,11 +1,13 @@
 """Functions are written out where that is safe."""
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 from models.build import build
 from models.registry import load as cases
 from vqonnx.errors import ModelError
+from vqonnx.graph.functions import obstacles
 from vqonnx.graph.io import load
 from vqonnx.transforms.functions import inline_functions
 
@@ -34,6 +36,46 @@ def test_functions_inside_functions_and_bodies(check):
                     else_branch = e () => (float[2] v) { v = local.Inner (x) }> }"""
     changed = check(build(text, functions=functions, domains={"local": 1}), inline_functions, samples=4)
     assert changed.ops == ["If", "Relu", "Neg", "Relu"]
+
+
+def two_functions(first: int, second: int, imported: bool) -> ir.Model:
+    functions = "".join(
+        f"""<opset_import: ["": 17, "com.microsoft": {version}], domain: "local"> F{number} (a) => (b) {{
+            b = com.microsoft.Gelu (a)
+        }}"""
+        for number, version in enumerate((first, second))
+    )
+    text = "g (float[2] x) => (float[2] y) { u = local.F0 (x) y = local.F1 (u) }"
+    domains = {"local": 1, **({"com.microsoft": 1} if imported else {})}
+    return load(build(text, functions=functions, domains=domains))
+
+
+def test_what_only_functions_import_is_imported_with_them():
+    model = two_functions(1, 1, imported=False)
+    assert obstacles(model) == {}
+    assert inline_functions(model) == 2
+    assert model.opset_imports["com.microsoft"] == 1
+
+
+def test_versions_that_contradict_each_other_keep_functions():
+    reasons = obstacles(two_functions(1, 2, imported=False))
+    assert set(reasons.values()) == {"another function was written for another version of 'com.microsoft'"}
+    model = two_functions(1, 2, imported=True)
+    assert obstacles(model) == {("local", "F1", ""): "it was written for opset 2 of 'com.microsoft', the model has 1"}
+    assert inline_functions(model) == 1
+
+
+def test_a_call_with_a_body_among_its_attributes_stays():
+    model = two_functions(1, 1, imported=True)
+    body = ir.Graph([], [], nodes=[], name="body")
+    model.graph[0].attributes["body"] = ir.AttrGraph("body", body)
+    assert obstacles(model) == {("local", "F0", ""): "a call has a body among its attributes"}
+
+
+def test_only_the_functions_asked_for_are_written_out(check):
+    proto = cases()["control/function"].build()
+    assert check(proto, lambda model: inline_functions(model, ())).count == 0
+    assert check(proto, lambda model: inline_functions(model, model.functions)).count == 1
 
 
 def test_a_circle_is_an_error():

@@ -12,7 +12,7 @@ _RUNTIME_PREFIXES = ("com.microsoft", "ai.onnx.contrib")
 
 def obstacles(model: ir.Model) -> Mapping[ir.OperatorIdentifier, str]:
     """Why a function must stay a function, for each one that must."""
-    with_bodies = {node.op_identifier() for node in nodes(model) if any(subgraphs(node))}
+    with_bodies = {node.op_identifier() for node in nodes(model) if next(subgraphs(node), None) is not None}
     reasons = {
         identifier: "a call has a body among its attributes" if identifier in with_bodies else _unfit(function, model)
         for identifier, function in model.functions.items()
@@ -25,8 +25,8 @@ def _unfit(function: ir.Function, model: ir.Model) -> str:
         return "ONNX Runtime may have a kernel for it, which is faster than its body"
     for domain, version in function.opset_imports.items():
         present = model.opset_imports.get(domain)
-        if present is None:
-            return f"the model does not import {domain!r}, which it uses"
-        if present != version:
+        if present not in (None, version):
             return f"it was written for opset {version} of {domain or 'ai.onnx'!r}, the model has {present}"
+        if present is None and any(f.opset_imports.get(domain, version) != version for f in model.functions.values()):
+            return f"another function was written for another version of {domain!r}"
     return ""
