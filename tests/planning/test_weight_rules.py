@@ -54,6 +54,11 @@ def test_an_override_changes_what_it_names() -> None:
     [
         ({"accuracy_level": 5}, "accuracy_level must lie in 0..4, got 5", "accuracy_level"),
         ({"spec": BlockSpec(block_size=-1)}, "com.microsoft::MatMulNBits has no scale per channel; give", "block_size"),
+        (
+            {"form": WeightForm.QDQ, "spec": BlockSpec(bits=2, block_size=16)},
+            "ONNX Runtime has no fast kernel for 2-bit codes in blocks of 16; give a block_size of 32 or more.",
+            "block_size",
+        ),
         ({"form": WeightForm.BNB4}, "format 'bnb4' and BlockSpec do not go together", "format"),
         ({"spec": CodebookSpec()}, "format 'matmul_nbits' and CodebookSpec do not go together", "format"),
         ({"form": WeightForm.CHANNEL_QDQ}, "format 'channel_qdq' means 8 bits, one scale a channel, symm", "format"),

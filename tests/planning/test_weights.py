@@ -1,5 +1,6 @@
 """The weight-only plan: every weight and layer is in it; what rules change, what is refused, what is noted."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -48,14 +49,13 @@ def test_a_plan_names_weights_layers_and_skips() -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_every_layer_of_odd_models_is_planned_or_skipped_once(name: str) -> None:
     _, layers, skips = found_in(CASES[name].build())
-    wanted = [layer for layer in layers if layer.reader is Reader.PRODUCT or layer.in_features % 2 == 0]
-    if not wanted:
+    if not layers:
         with pytest.raises(UnsupportedModelError):
             plan_of(CASES[name].build(), selection=EVERY)
         return
     plan = plan_of(CASES[name].build(), selection=EVERY)
-    assert plan.layers.keys() == {layer.name for layer in wanted}
-    assert reasons(plan).keys() == skips.keys() | {layer.name for layer in layers if layer not in wanted}
+    assert plan.layers.keys() == {layer.name for layer in layers}
+    assert reasons(plan).keys() == skips.keys()
     readers = [reader for weight in plan.weights.values() for reader in weight.readers]
     assert sorted(readers) == sorted(plan.layers)
     for key, weight in plan.weights.items():
@@ -191,10 +191,6 @@ def test_the_accuracy_level_is_no_matter_of_other_forms() -> None:
     [
         ({"form": WeightForm.BNB4, "spec": CodebookSpec()}, "a table has no packed form with format 'bnb4'"),
         ({"form": WeightForm.CHANNEL_QDQ, "spec": CHANNELS}, "a table has no packed form with format 'channel_qdq'"),
-        (
-            {"form": WeightForm.QDQ, "spec": BlockSpec(block_size=-1)},
-            "com.microsoft::GatherBlockQuantized has no scale per row",
-        ),
     ],
 )
 def test_tables_are_left_where_a_form_has_none(rules: dict[str, object], reason: str) -> None:
@@ -203,17 +199,47 @@ def test_tables_are_left_where_a_form_has_none(rules: dict[str, object], reason:
     assert plan.weights["table"].readers == ("Gemm_4", "MatMul_7")
 
 
-def lookup(width: int) -> onnx.ModelProto:
-    arrays: dict[str, Array] = {"t": np.ones((9, width), np.float32), "w": np.ones((width, 4), np.float32)}
-    return build("g (int64[N] i) => (float[N, 4] y) { e = Gather (t, i) y = MatMul (e, w) }", arrays)
+def half_model() -> onnx.ModelProto:
+    arrays: dict[str, Array] = {
+        "t": np.ones((9, 8), ml_dtypes.bfloat16),
+        "w": np.ones((8, 6), ml_dtypes.bfloat16),
+        "f": np.ones((6, 8), np.float32),
+    }
+    text = """g (int64[N] i) => (float[N, 8] y) {
+        e = Gather (t, i)
+        m = MatMul (e, w)
+        c = Cast <to = 1> (m)
+        y = MatMul (c, f)
+    }"""
+    return build(text, arrays)
 
 
-@pytest.mark.parametrize(("width", "bits", "packed"), [(34, 4, True), (33, 4, False), (34, 2, False), (33, 8, True)])
-def test_rows_of_a_table_fill_whole_bytes(width: int, bits: int, packed: bool) -> None:
-    plan = plan_of(lookup(width), selection=EVERY, spec=BlockSpec(bits=bits))
-    assert ("Gather_0" in plan.layers) is packed
-    wanted = {} if packed else {"Gather_0": f"its rows of {width} codes of {bits} bits do not fill whole bytes"}
-    assert reasons(plan) == wanted
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        ({}, {"Gather_0": "GatherBlockQuantized", "MatMul_1": "MatMulNBits"}),
+        ({"form": WeightForm.QDQ}, {"Gather_0": "GatherBlockQuantized"}),
+    ],
+)
+def test_bfloat16_is_left_where_there_is_no_kernel(rules: dict[str, object], left: dict[str, str]) -> None:
+    found = reasons(plan_of(half_model(), selection=EVERY, **rules))
+    assert found == {
+        node: f"ONNX Runtime has no com.microsoft::{operator} for bfloat16" for node, operator in left.items()
+    }
+
+
+def test_bfloat16_has_no_code_books() -> None:
+    plan = plan_of(half_model(), form=WeightForm.BNB4, spec=CodebookSpec())
+    assert reasons(plan)["MatMul_1"] == "ONNX Runtime has no com.microsoft::MatMulBnb4 for bfloat16"
+
+
+def test_two_bit_weights_that_would_be_fused_wrongly_are_left() -> None:
+    plan = plan_of(half_model(), form=WeightForm.QDQ, spec=BlockSpec(bits=2))
+    assert list(plan.layers) == ["MatMul_3"]
+    reason = reasons(plan)["MatMul_1"]
+    assert reason == "ONNX Runtime fuses 2-bit DequantizeLinear of 6 outputs, no multiple of 4, to wrong numbers"
+    plan = plan_of(tied_copies(), form=WeightForm.QDQ, spec=BlockSpec(bits=2), selection=EVERY)
+    assert not plan.skips
 
 
 def test_a_model_without_weights_says_what_was_in_the_way() -> None:

@@ -11,6 +11,7 @@ from vqonnx.planning.rules import Pattern, Selection
 PRODUCT_OPERATORS = ("MatMul", "Gemm")
 """Operators whose weights are packed unless others are asked for."""
 LARGEST_ACCURACY_LEVEL = 4
+_SMALLEST_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,12 @@ def check_form(form: WeightForm, spec: BlockSpec | CodebookSpec) -> None:
         raise OptionError(
             "com.microsoft::MatMulNBits has no scale per channel; give a block_size of 16, 32, 64, 128 or 256, or take "
             "format 'qdq' or 'channel_qdq'.",
+            option="block_size",
+        )
+    if spec.bits == 2 and spec.block_size == _SMALLEST_BLOCK:
+        raise OptionError(
+            f"ONNX Runtime has no fast kernel for 2-bit codes in blocks of {_SMALLEST_BLOCK}; give a block_size of 32 "
+            "or more.",
             option="block_size",
         )
     if form is WeightForm.CHANNEL_QDQ and spec != BlockSpec(bits=8, block_size=PER_CHANNEL, symmetric=True):

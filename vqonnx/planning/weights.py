@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx_ir as ir
 
 from vqonnx.algorithms.base import find_algorithm
-from vqonnx.core.blocks import PER_CHANNEL, BlockSpec
+from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.plan import Skip
-from vqonnx.core.weight_plan import LayerPlan, Reader, WeightForm, WeightOnlyPlan, WeightPlan
+from vqonnx.core.weight_plan import CodebookSpec, LayerPlan, Reader, WeightForm, WeightOnlyPlan, WeightPlan
 from vqonnx.errors import OptionError, UnsupportedModelError, nearest
 from vqonnx.graph.names import NameAllocator
 from vqonnx.planning.layers import LAYER_OPERATORS, Layer
@@ -19,6 +20,8 @@ from vqonnx.planning.tied import Tied, float_readers, tie
 from vqonnx.planning.weight_rules import LARGEST_ACCURACY_LEVEL, PRODUCT_OPERATORS, LayerOverride, WeightRules
 
 _LOOKUP_FORMS = (WeightForm.MATMUL_NBITS, WeightForm.QDQ)
+_OPERATORS = {WeightForm.MATMUL_NBITS: "MatMulNBits", WeightForm.BNB4: "MatMulBnb4"}
+_TWO_BIT_OUTPUTS = 4
 _FAST_BITS = 4
 """The one width whose MatMulNBits has fast kernels on float inputs (onnxruntime 1.31, CPU)."""
 _NAMED = 5
@@ -127,7 +130,8 @@ def _groups(
     left: dict[str, str] = {}
     for tied in tie(layers):
         for group in _agreed(tied, overrides):
-            reasons = {layer: _lookup_refusal(layer, group.override, rules) for layer in group.layers}
+            spec = rules.spec_for(group.override)
+            reasons = {layer: _refusal(layer, rules.form, spec) for layer in group.layers}
             kept = tuple(layer for layer, reason in reasons.items() if not reason)
             left |= {layer.name: reason for layer, reason in reasons.items() if reason}
             if kept:
@@ -149,18 +153,20 @@ def _agreed(tied: Tied, overrides: Mapping[str, LayerOverride]) -> list[_Group]:
     return [_Group(part, wish, first if wish != wishes[0] else ()) for wish, part in parts.items()]
 
 
-def _lookup_refusal(layer: Layer, override: LayerOverride, rules: WeightRules) -> str:
-    """Why a table cannot be packed; empty for products and for tables that can be."""
-    if layer.reader is Reader.PRODUCT:
-        return ""
-    if rules.form not in _LOOKUP_FORMS:
-        return f"a table has no packed form with format {rules.form.value!r}"
-    spec = rules.spec_for(override)
-    if isinstance(spec, BlockSpec) and spec.block_size == PER_CHANNEL:
-        return "com.microsoft::GatherBlockQuantized has no scale per row"
-    if isinstance(spec, BlockSpec) and layer.in_features * spec.bits % 8:
-        # GatherBlockQuantized takes the width of its rows from their bytes.
-        return f"its rows of {layer.in_features} codes of {spec.bits} bits do not fill whole bytes"
+def _refusal(layer: Layer, form: WeightForm, spec: BlockSpec | CodebookSpec) -> str:
+    """Why a form cannot hold the weight of a layer; empty if it can (onnxruntime 1.31, CPU)."""
+    lookup = layer.reader is Reader.LOOKUP
+    if lookup and form not in _LOOKUP_FORMS:
+        return f"a table has no packed form with format {form.value!r}"
+    operator = "GatherBlockQuantized" if lookup else _OPERATORS.get(form)
+    if operator is not None and layer.dtype == ir.DataType.BFLOAT16:
+        return f"ONNX Runtime has no com.microsoft::{operator} for bfloat16"
+    two_bit_qdq = form is WeightForm.QDQ and isinstance(spec, BlockSpec) and spec.bits == 2
+    if two_bit_qdq and not lookup and layer.out_features % _TWO_BIT_OUTPUTS:
+        return (
+            f"ONNX Runtime fuses 2-bit DequantizeLinear of {layer.out_features} outputs, no multiple of "
+            f"{_TWO_BIT_OUTPUTS}, to wrong numbers"
+        )
     return ""
 
 
