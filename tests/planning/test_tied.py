@@ -1,5 +1,6 @@
 """Tied weights: what is one weight, what only looks like it, and what is read to know."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -129,18 +130,33 @@ def test_constants_of_unlike_shape_are_not_read() -> None:
     assert len(tie(find_layers(model)[0])) == 3
 
 
+def transposed_copies(folder: Path, rows: int, columns: int) -> Path:
+    """A model with a weight and its transpose in external data."""
+    wide = np.random.default_rng(0).normal(size=(rows, columns)).astype(np.float32)
+    text = f"""g (float[N, {rows}] x) => (float[N, {columns}] y, float[N, {columns}] z) {{
+        y = MatMul (x, w)
+        z = Gemm <transB = 1> (x, v)
+    }}"""
+    save(load(build(text, {"w": wide, "v": wide.T.copy()})), folder / "m.onnx", external=True)
+    return folder / "m.onnx"
+
+
 def test_maps_are_closed_after_comparing(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    wide = np.random.default_rng(0).normal(size=(600, 700)).astype(np.float32)
-    proto = build(
-        "g (float[N, 600] x) => (float[N, 700] y, float[N, 700] z) { y = MatMul (x, w) z = Gemm <transB = 1> (x, v) }",
-        {"w": wide, "v": wide.T.copy()},
-    )
-    save(load(proto), path, external=True)
-    layers, _ = find_layers(load(path))
+    layers, _ = find_layers(load(transposed_copies(tmp_path, 600, 700)))
     assert len(tie(layers)) == 1
     tensors = [layer.weight.stored for layer in layers]
     assert all(isinstance(tensor, ir.ExternalTensor) and tensor.raw is None for tensor in tensors)
+
+
+def test_copies_are_compared_without_being_held(tmp_path: Path) -> None:
+    layers, _ = find_layers(load(transposed_copies(tmp_path, 2048, 2048)))  # 16 MiB each
+    tracemalloc.start()
+    try:
+        assert len(tie(layers)) == 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 21
 
 
 @given(

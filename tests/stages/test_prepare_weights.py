@@ -1,5 +1,6 @@
 """Prepare for weight-only quantization: outputs stay to the bit, nothing is read, weights can be found."""
 
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from models.build import Weights, build
 from models.control import local_function
-from models.external import external
+from models.external import external, huge
 from models.registry import load as load_cases
 from models.weights import foreign_names, in_constant_nodes
 from vqonnx.graph.external import external_tensors
@@ -121,3 +122,18 @@ def test_no_external_weight_is_opened(tmp_path: Path) -> None:
     tensors = list(external_tensors(model))
     assert tensors
     assert all(isinstance(tensor, ir.ExternalTensor) and tensor.raw is None for tensor in tensors)
+
+
+@pytest.mark.slow
+def test_weights_beyond_two_gib_take_no_memory(tmp_path: Path) -> None:
+    model = load(huge(tmp_path))
+    tracemalloc.start()
+    try:
+        prepare_weights(model)
+        layers, _ = find_layers(model)
+        assert layers[0].read().shape[0] == 1024
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert layers[0].weight.nbytes > 2**31
+    assert peak < 1 << 24
