@@ -42,6 +42,9 @@ def bind(model: ir.Model, path: Path) -> None:
             folder it leads to is allowed too.
     """
     allowed = {Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent}
+    for tensor in external_tensors(model):
+        if os.fspath(tensor.location) == path.name and tensor.length != tensor.nbytes:
+            raise _wrong_length(tensor, tensor.length or 0)  # it lies in the .onnx file itself
     _rebind(model, lambda tensor: _locate(os.fspath(tensor.location), tensor.name, path.parent, allowed))
 
 
@@ -76,6 +79,18 @@ def _rebind(model: ir.Model, locate: Callable[[ir.ExternalTensor], Path]) -> Non
 def external_tensors(model: ir.Model) -> Iterable[ir.ExternalTensor]:
     """The initializers whose data lies in files."""
     return (tensor for _, tensor in initialized_values(model) if isinstance(tensor, ir.ExternalTensor))
+
+
+def _wrong_length(tensor: ir.TensorProtocol, given: int) -> ModelError:
+    return ModelError(
+        f"tensor {tensor.name!r} of shape {tuple(tensor.shape.numpy())} and type {tensor.dtype.name} takes "
+        f"{tensor.nbytes:,} bytes, but the model holds {given:,}. The file is damaged; export it again."
+    )
+
+
+def is_inside(tensor: ir.ExternalTensor, model_file: Path) -> bool:
+    """Whether a tensor lies in the .onnx file itself (``graph.lazy_read``), not in a data file."""
+    return Path(tensor.path) == Path(os.path.realpath(model_file))
 
 
 def _bound(tensor: ir.ExternalTensor, real: Path, size: int) -> ir.ExternalTensor:
@@ -177,10 +192,7 @@ def whole_bytes(tensor: ir.TensorProtocol) -> bytes:
     """
     data = tensor.tobytes()
     if len(data) != tensor.nbytes:
-        raise ModelError(
-            f"tensor {tensor.name!r} of shape {tuple(tensor.shape.numpy())} and type {tensor.dtype.name} takes "
-            f"{tensor.nbytes:,} bytes, but the model holds {len(data):,}. The file is damaged; export it again."
-        )
+        raise _wrong_length(tensor, len(data))
     return data
 
 

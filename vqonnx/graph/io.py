@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from vqonnx.errors import ModelError, OptionError
 from vqonnx.graph import atomic, walk
 from vqonnx.graph import external as data_files
+from vqonnx.graph.lazy_read import without_large_tensors
 from vqonnx.graph.proto import (
     PROTO_LIMIT,
     from_proto,
@@ -25,9 +26,13 @@ from vqonnx.graph.proto import (
 )
 from vqonnx.graph.stream import write_inline
 from vqonnx.graph.versions import least_ir_version
+from vqonnx.graph.wire import MalformedError
 
 EXTERNAL_ABOVE = 3 << 29
 """Bytes of tensors (1.5 GiB) above which data goes into a file of its own; one message ends at 2 GiB."""
+MAPPED_FROM = 1 << 26
+"""Bytes of a file (64 MiB) from which on its large tensors are not read but mapped."""
+_MAPPED_TENSOR = 1 << 16
 INLINE_BELOW = 1024
 """Tensors smaller than this many bytes stay in the .onnx file in any case."""
 
@@ -96,7 +101,7 @@ def _read(path: Path) -> onnx.ModelProto:
             )
         if size:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                _parse(proto, view)
+                _parse(proto, view, path)
     except OSError as error:
         raise ModelError(
             f"cannot read model {str(path)!r}: {error.strerror}. Check the path and its permissions.", path=str(path)
@@ -109,8 +114,12 @@ def _read(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _parse(proto: onnx.ModelProto, view: mmap.mmap) -> None:
+def _parse(proto: onnx.ModelProto, view: mmap.mmap, path: Path) -> None:
     with memoryview(view) as data:
+        if len(data) >= MAPPED_FROM:
+            with contextlib.suppress(MalformedError):  # what protobuf says of it is what the user gets to know
+                proto.ParseFromString(without_large_tensors(data, path.name, _MAPPED_TENSOR))
+                return
         proto.ParseFromString(data)
 
 

@@ -1,11 +1,10 @@
 """Write a model with its tensors inside, tensor by tensor.
 
 Protobuf's own way holds three copies of all tensors at once. Here the small parts are serialised as usual and the
-large tensors follow as further ``initializer`` fields at the end of the graph, which is plain protobuf wire format
-(https://protobuf.dev/programming-guides/encoding): tag, length, content.
+large tensors follow as further ``initializer`` fields at the end of the graph, field by field.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import onnx
@@ -14,8 +13,7 @@ import onnx_ir as ir
 from vqonnx.errors import ModelError
 from vqonnx.graph.external import whole_bytes
 from vqonnx.graph.proto import PROTO_LIMIT, serialized_parts
-
-_LENGTH_DELIMITED = 2
+from vqonnx.graph.wire import prefix
 
 
 def write_inline(
@@ -37,11 +35,11 @@ def write_inline(
     """
     shell, graph, headers = serialized_parts(model, tensors, large)
     fields = [
-        (header, tensor, _prefix(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, tensor.nbytes))
+        (header, tensor, prefix(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, tensor.nbytes))
         for header, tensor in zip(headers, large.values(), strict=True)
     ]
     bodies = [len(header) + len(raw) + tensor.nbytes for header, tensor, raw in fields]
-    starts = [_prefix(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, body) for body in bodies]
+    starts = [prefix(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, body) for body in bodies]
     size = len(graph) + sum(map(len, starts)) + sum(bodies)
     if len(shell) + size >= PROTO_LIMIT:
         raise ModelError(
@@ -49,20 +47,8 @@ def write_inline(
             "Save it with external data."
         )
     file.write(shell)
-    file.write(_prefix(onnx.ModelProto.GRAPH_FIELD_NUMBER, size))
+    file.write(prefix(onnx.ModelProto.GRAPH_FIELD_NUMBER, size))
     file.write(graph)
     for start, (header, tensor, raw) in zip(starts, fields, strict=True):
         for piece in (start, header, raw, whole_bytes(tensor)):
             file.write(piece)
-
-
-def _prefix(field: int, length: int) -> bytes:
-    return bytes(_varint(field << 3 | _LENGTH_DELIMITED)) + bytes(_varint(length))
-
-
-def _varint(number: int) -> Iterator[int]:
-    """Seven bits a byte, least first; the top bit says that more follow."""
-    while number > 0x7F:
-        yield number & 0x7F | 0x80
-        number >>= 7
-    yield number
