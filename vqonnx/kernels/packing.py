@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vqonnx.core.blocks import U8, FloatArray, KMajorBlocks, QuantizedBlocks, block_count, packed_bytes
+from vqonnx.kernels.parallel import in_parallel
+
+_TURNED_ROWS = 64
 
 
 def pack(codes: U8, bits: int) -> U8:
@@ -114,35 +117,74 @@ def packed_rows(blocks: QuantizedBlocks) -> U8:
 
 def to_k_major(blocks: QuantizedBlocks) -> KMajorBlocks:
     """The same codes for DequantizeLinear: signed without zero points where symmetric, else unsigned with them."""
-    bits, middle = blocks.bits, np.uint8(1 << (blocks.bits - 1))
-    codes = np.ascontiguousarray(unpack_codes(blocks).T).reshape(-1)
-    zero_points = None
-    if blocks.symmetric:
-        codes = codes ^ middle  # code - 2^(bits-1) in two's complement
-    else:
-        zero_points = pack(np.ascontiguousarray(unpack_zero_points(blocks).T).reshape(-1), bits)
     return KMajorBlocks(
-        codes=pack(codes, bits),
-        scales=np.ascontiguousarray(blocks.scales.T),
-        zero_points=zero_points,
+        codes=k_major_codes(blocks),
+        scales=k_major_scales(blocks),
+        zero_points=None if blocks.symmetric else k_major_zero_points(blocks),
         signed=blocks.symmetric,
-        bits=bits,
+        bits=blocks.bits,
         block_size=blocks.block_size,
         in_features=blocks.in_features,
         out_features=blocks.out_features,
     )
 
 
+def k_major_codes(blocks: QuantizedBlocks) -> U8:
+    """The ``codes`` of ``to_k_major`` alone."""
+    codes = _turned(unpack_codes(blocks)).reshape(-1)
+    if blocks.symmetric:
+        codes ^= np.uint8(1 << (blocks.bits - 1))  # code - 2^(bits-1) in two's complement
+    return pack(codes, blocks.bits)
+
+
+def k_major_scales(blocks: QuantizedBlocks) -> FloatArray:
+    """The ``scales`` of ``to_k_major`` alone."""
+    return np.ascontiguousarray(blocks.scales.T)
+
+
+def k_major_zero_points(blocks: QuantizedBlocks) -> U8:
+    """The ``zero_points`` of ``to_k_major`` alone, of blocks that have them."""
+    return pack(_turned(unpack_zero_points(blocks)).reshape(-1), blocks.bits)
+
+
+def _turned(codes: U8) -> U8:
+    """The transpose of ``codes``, copied; a few rows at a time, so that lines of cache are filled at once."""
+    turned = np.empty(codes.shape[::-1], np.uint8)
+
+    def work(start: int, stop: int) -> None:
+        for row in range(start * _TURNED_ROWS, stop * _TURNED_ROWS, _TURNED_ROWS):
+            turned[:, row : row + _TURNED_ROWS] = codes[row : row + _TURNED_ROWS].T
+
+    in_parallel(work, -(-len(codes) // _TURNED_ROWS))
+    return turned
+
+
 def from_k_major(blocks: KMajorBlocks) -> QuantizedBlocks:
     """The same codes for MatMulNBits; signed codes with zero points, and unsigned ones without, are taken too."""
-    k, n, bits = blocks.in_features, blocks.out_features, blocks.bits
-    shift = np.uint8(1 << (bits - 1) if blocks.signed else 0)
-    groups = block_count(k, blocks.block_size)
-    zero_points: U8 | None = None
-    if blocks.zero_points is not None:
-        zero_points = unpack(blocks.zero_points, bits, groups * n).reshape(groups, n).T ^ shift
-    elif not blocks.signed:
-        zero_points = np.zeros((n, groups), np.uint8)
-    codes = unpack(blocks.codes, bits, k * n).reshape(k, n).T ^ shift
-    scales = np.ascontiguousarray(blocks.scales.T)
-    return pack_blocks(codes, scales, zero_points, bits=bits, block_size=blocks.block_size)
+    k, n = blocks.in_features, blocks.out_features
+    codes = _turned(unpack(blocks.codes, blocks.bits, k * n).reshape(k, n))
+    shape = (block_count(k, blocks.block_size), n)
+    zero_points = _stored_zero_points(blocks).reshape(shape).T
+    return _from_stored(blocks, codes, np.ascontiguousarray(blocks.scales.T), zero_points)
+
+
+def from_n_major(blocks: KMajorBlocks) -> QuantizedBlocks:
+    """``from_k_major`` for the transpose: codes [N, K], scales and zero points [N, J], blocks along the second axis."""
+    k, n = blocks.in_features, blocks.out_features
+    codes = unpack(blocks.codes, blocks.bits, k * n).reshape(n, k)
+    zero_points = _stored_zero_points(blocks).reshape(n, block_count(k, blocks.block_size))
+    return _from_stored(blocks, codes, blocks.scales, zero_points)
+
+
+def _stored_zero_points(blocks: KMajorBlocks) -> U8:
+    """One a byte, as they lie, also where they are not stored."""
+    count = block_count(blocks.in_features, blocks.block_size) * blocks.out_features
+    if blocks.zero_points is None:
+        return np.zeros(count, np.uint8)
+    return unpack(blocks.zero_points, blocks.bits, count)
+
+
+def _from_stored(blocks: KMajorBlocks, codes: U8, scales: FloatArray, zero_points: U8) -> QuantizedBlocks:
+    shift = np.uint8(1 << (blocks.bits - 1) if blocks.signed else 0)
+    unsigned = None if blocks.signed and blocks.zero_points is None else zero_points ^ shift
+    return pack_blocks(codes ^ shift, scales, unsigned, bits=blocks.bits, block_size=blocks.block_size)
