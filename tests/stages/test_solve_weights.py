@@ -16,7 +16,7 @@ from vqonnx.kernels import parallel
 from vqonnx.kernels.blocks import round_blocks
 from vqonnx.kernels.codebook import dequantize_from_book
 from vqonnx.kernels.packing import dequantize_blocks
-from vqonnx.stages.solve_weights import solve_group, solve_weight
+from vqonnx.stages.solve_weights import scale_outputs, solve_group, solve_weight
 
 NAMES = sorted(algorithms())
 SPECS = [BlockSpec(), BlockSpec(bits=2, block_size=16, symmetric=True), BlockSpec(bits=8, block_size=-1)]
@@ -238,6 +238,25 @@ def test_lookups_count_beside_products(rng):
     assert errors["alone"][0] < errors["tied"][0]
     assert errors["tied"][1] < errors["alone"][1]
     assert tied.error <= tied.rtn_error
+
+
+@pytest.mark.parametrize("name", ["rtn", "clip_search", "scale_search", "hqq", "gptq"])
+def test_scaled_outputs_are_those_of_the_scaled_weight(rng, name):
+    weight, x = rng.normal(size=(64, 24)).astype(np.float32), inputs_of(rng, 300, 64)
+    factors = 2.0 ** rng.integers(-3, 4, 24)
+    scaled = scale_outputs(solve_weight(plan_of(weight, name), weight, moments_of(x)), factors)
+    again = solve_weight(plan_of(weight, name), (weight * factors).astype(np.float32), moments_of(x))
+    assert equal(scaled.packed, again.packed)
+
+
+def test_scales_that_do_not_fit_their_type_are_not_made(rng):
+    weight = rng.normal(size=(64, 24)).astype(np.float16)
+    solved = solve_weight(plan_of(weight, "rtn"), weight)
+    assert scale_outputs(solved, np.full(24, 1e9)) is None
+    assert scale_outputs(solved, np.full(24, 1e-9)) is None
+    assert scale_outputs(solved, np.full(24, 0.5)).packed.scales.dtype == np.float16
+    book = solve_weight(plan_of(weight, "rtn", CodebookSpec()), weight)
+    assert scale_outputs(book, np.ones(24)) is None
 
 
 def test_options_are_taken_by_name_or_finished(rng):

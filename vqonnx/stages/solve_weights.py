@@ -21,7 +21,7 @@ from vqonnx.algorithms.base import Algorithm, LayerProblem, LayerSolution, Needs
 from vqonnx.algorithms.options import options_for
 from vqonnx.algorithms.slabs import slabs
 from vqonnx.calibration.moments import InputMoments
-from vqonnx.core.blocks import FloatArray
+from vqonnx.core.blocks import CodebookBlocks, FloatArray
 from vqonnx.core.solved_weight import SolvedWeight
 from vqonnx.core.weight_plan import WeightPlan
 from vqonnx.errors import OptionError, QuantRangeError
@@ -70,6 +70,29 @@ def solve_group(
         run, known = _Run(algorithm, options_for(algorithm, options)), _Inputs.of(moments)
         tasks = [_Task.of(plan, weight, known) for plan, weight in zip(plans, weights, strict=True)]
         yield from _solved_together(run, tasks, scalable and all(task.scalable for task in tasks))
+
+
+def scale_outputs(solved: SolvedWeight, factors: F64) -> SolvedWeight | None:
+    """The weight with each output channel multiplied by a factor: its scales change, its codes do not.
+
+    So channel scales of the layer behind can be undone by this one (``transforms.fold_scales``). Quantizing the
+    multiplied weight would give the same, since channels share no block.
+
+    Args:
+        solved: In blocks, not of a code book.
+        factors: [N], > 0.
+
+    Returns:
+        None where a scale would be 0 or infinite in its type, or its blocks are those of a code book.
+    """
+    packed = solved.packed
+    if isinstance(packed, CodebookBlocks):
+        return None
+    with np.errstate(over="ignore"):
+        scales = (packed.scales.astype(np.float64) * factors[:, np.newaxis]).astype(packed.scales.dtype)
+    if not (np.isfinite(scales).all() and scales.astype(bool).all()):
+        return None
+    return replace(solved, packed=replace(packed, scales=scales))
 
 
 def _refuse(algorithm: Algorithm[Any], plans: Sequence[WeightPlan], moments: InputMoments | None) -> None:
