@@ -1,5 +1,6 @@
 """Conv, ConvTranspose and Gemm as weight and bias: what their channels are, and how to scale and shift them."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,8 @@ class Linear:
         node: The node: inputs are x, weight and optionally bias.
         weight: Shape and element type of the weight.
         output: Layout of what it computes.
-        groups: Groups of a ConvTranspose, whose weight is [inputs, outputs / groups, ...]; 1 otherwise.
-        axis: The weight's axis of output channels (within a group).
+        groups: Groups of a Conv or ConvTranspose; output channels read the inputs of their own group alone.
+        axis: The weight's axis of output channels: 0, or 1 (of one group) where axis 0 holds the inputs.
     """
 
     node: ir.Node
@@ -32,15 +33,30 @@ class Linear:
     groups: int
     axis: int
 
-    def scaled(self, scale: F64) -> F64:
-        """The weight with output channel c multiplied by ``scale[c]``, in float64."""
+    @property
+    def inputs(self) -> int:
+        """Channels that it reads."""
+        first, second = self.weight.shape.numpy()[:2]
+        return int(first if self.axis == 1 else second * self.groups)
+
+    def blocks(self) -> F64:
+        """The weight as [groups, outputs of one group, inputs of one group, positions], in float64."""
         numbers = float_constant(self.node.inputs[1])
         if numbers is None:  # pragma: no cover - as_linear looked
             raise TypeError(f"the weight of {self.node.name!r} is not constant")
-        grouped = numbers.reshape(self.groups, -1, *numbers.shape[1:]) if self.groups > 1 else numbers[np.newaxis]
-        aligned = [1] * grouped.ndim
-        aligned[0], aligned[self.axis + 1] = self.groups, self.output.channels // self.groups
-        return (grouped * scale.reshape(aligned)).reshape(numbers.shape)
+        first, second, *kernel = numbers.shape
+        blocks = numbers.reshape(self.groups, first // self.groups, second, math.prod(kernel))
+        return blocks.swapaxes(1, 2) if self.axis == 1 else blocks
+
+    def rescaled(self, *, outputs: F64 | None = None, inputs: F64 | None = None) -> F64:
+        """The weight, in its own shape, for outputs and inputs that are as many times as large, channel by channel."""
+        blocks = self.blocks()
+        if outputs is not None:
+            blocks = blocks * outputs.reshape(self.groups, -1, 1, 1)
+        if inputs is not None:
+            blocks = blocks / inputs.reshape(self.groups, 1, -1, 1)
+        own = blocks.swapaxes(1, 2) if self.axis == 1 else blocks
+        return np.ascontiguousarray(own).reshape(self.weight.shape.numpy())
 
     def bias(self) -> F64:
         """The bias [channels], zeros where there is none, in float64."""
@@ -60,8 +76,8 @@ def as_linear(node: ir.Node) -> Linear | None:
     if weight is None or not weight.size or float_attribute(node, "beta", 1.0) != 1.0:
         return None
     axis = _channel_axis(node)
-    groups = int_attribute(node, "group", 1) if node.op_type == "ConvTranspose" else 1
-    channels = weight.shape.numpy()[axis] * groups
+    groups = int_attribute(node, "group", 1)
+    channels = weight.shape.numpy()[axis] * (groups if axis == 1 else 1)
     layout = Layout(rank=len(weight.shape), axis=1, channels=channels)
     return Linear(node, weight, layout, groups, axis) if _has_plain_bias(node, channels) else None
 
@@ -88,7 +104,7 @@ def absorb(linear: Linear, affine: Affine, names: NameAllocator) -> bool:
     scales = bool((affine.scale != 1).any())
     bias = affine.scale * linear.bias() + affine.shift
     new_bias = stored(bias, dtype)
-    new_weight = stored(linear.scaled(affine.scale), dtype) if scales else None
+    new_weight = stored(linear.rescaled(outputs=affine.scale), dtype) if scales else None
     if new_bias is None or (scales and new_weight is None):
         return False
     if new_weight is not None:

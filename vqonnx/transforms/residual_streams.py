@@ -9,6 +9,7 @@ import onnx_ir as ir
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import FLOAT_TYPES, constant_tensor
+from vqonnx.transforms.linear import Linear, as_linear
 from vqonnx.transforms.weights import F64, float_constant, set_constant, stored
 
 _JOINS = frozenset({"Add", "Sum"})
@@ -103,8 +104,15 @@ def _is_scalable(conv: ir.Node) -> bool:
     constants = [(value, constant_tensor(value)) for value in conv.inputs[1:3] if value is not None]
     if not constants or any(tensor is None or tensor.dtype not in FLOAT_TYPES for _, tensor in constants):
         return False
-    weight, tensor = constants[0]
-    return len(weight.uses()) == 1 and not weight.is_graph_output() and tensor is not None and tensor.size > 0
+    weight = constants[0][0]
+    return len(weight.uses()) == 1 and not weight.is_graph_output() and as_linear(conv) is not None
+
+
+def _linear(conv: ir.Node) -> Linear:
+    linear = as_linear(conv)
+    if linear is None:  # pragma: no cover - _is_scalable looked
+        raise TypeError(f"the weight or bias of {conv.name!r} is not constant")
+    return linear
 
 
 def _weight_shape(conv: ir.Node) -> tuple[int, ...]:
@@ -135,7 +143,7 @@ def scale_stream(stream: Stream, factors: F64, names: NameAllocator) -> bool:
     for conv in dict.fromkeys((*stream.producers, *stream.consumers)):
         outputs = factors if conv in stream.producers else None
         inputs = factors if conv in stream.consumers else None
-        weight = stored(_scaled_weight(conv, inputs, outputs), _weight(conv).dtype)
+        weight = stored(_linear(conv).rescaled(outputs=outputs, inputs=inputs), _weight(conv).dtype)
         if weight is None:
             return False
         changes.append((conv, 1, weight))
@@ -153,16 +161,3 @@ def scale_stream(stream: Stream, factors: F64, names: NameAllocator) -> bool:
 def weight_of(conv: ir.Node) -> F64:
     """The weight of a stream's Conv, [M, C / groups, ...], as an array of our own."""
     return np.array(_weight(conv).numpy(), dtype=np.float64)
-
-
-def _scaled_weight(conv: ir.Node, inputs: F64 | None, outputs: F64 | None) -> F64:
-    """The weight for inputs [C] and outputs [M] that are ``inputs`` and ``outputs`` times as large."""
-    weight = weight_of(conv)
-    spatial = (1,) * (weight.ndim - 2)
-    if outputs is not None:
-        weight *= outputs.reshape(-1, 1, *spatial)
-    if inputs is not None:
-        groups = int_attribute(conv, "group", 1)
-        grouped = weight.reshape(groups, -1, *weight.shape[1:])
-        weight = (grouped / inputs.reshape(groups, 1, -1, *spatial)).reshape(weight.shape)
-    return weight
