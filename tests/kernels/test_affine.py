@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from onnx.reference import ReferenceEvaluator
 
 from vqonnx.core.granularity import PerAxis, PerBlock, PerTensor
-from vqonnx.core.qtype import INT4, INT8, INT16, UINT4, UINT8, UINT16
+from vqonnx.core.params import QuantParams
+from vqonnx.core.qtype import FLOAT8E4M3FN, FLOAT8E5M2, INT4, INT8, INT16, INT32, UINT4, UINT8, UINT16, UINT32
 from vqonnx.core.spec import QuantSpec, ScaleGrid
 from vqonnx.errors import QuantRangeError
 from vqonnx.kernels.affine import affine_params, block_ranges, dequantize, quantize, round_to_nearest
@@ -148,3 +149,24 @@ def test_empty_weights_have_parameters():
 
 def test_int4_codes_are_int4():
     assert round_to_nearest(np.ones(3, np.float32), QuantSpec(qtype=INT4)).codes.dtype == ml_dtypes.int4
+
+
+@pytest.mark.parametrize("qtype", [INT32, UINT32], ids=lambda qtype: qtype.name)
+def test_codes_of_32_bits_are_exact_and_saturate(qtype):
+    middle = 2**30 + 1  # no float32
+    params = QuantParams(np.array(1, np.float32), np.array(middle, qtype.dtype), QuantSpec(qtype=qtype))
+    x = np.array([0, 1, -1.5, -2.5, 2.0**40, -(2.0**40), np.inf, -np.inf], np.float32)
+    expected = [middle, middle + 1, middle - 2, middle - 2, qtype.qmax, qtype.qmin, qtype.qmax, qtype.qmin]
+    np.testing.assert_array_equal(quantize(x, params), np.array(expected, qtype.dtype))
+
+
+@pytest.mark.parametrize("qtype", [FLOAT8E4M3FN, FLOAT8E5M2], ids=lambda qtype: qtype.name)
+def test_float8_codes_agree_with_onnx_quantize_linear(rng, qtype):
+    float8 = qtype.name
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 21]>
+        g (float[N] x, float scale, {float8} zero) => ({float8}[N] y) {{ y = QuantizeLinear(x, scale, zero) }}""")
+    x = np.concatenate([rng.normal(size=500) * 10.0 ** rng.integers(-6, 7, 500), [0.0, 0.3, -1e9]]).astype(np.float32)
+    params = QuantParams(np.array(0.37, np.float32), np.zeros((), qtype.dtype), QuantSpec(qtype=qtype))
+    feeds = {"x": x, "scale": params.scale, "zero": params.zero_point}
+    expected = ReferenceEvaluator(model).run(None, feeds)[0]
+    np.testing.assert_array_equal(quantize(x, params).view(np.uint8), np.asarray(expected).view(np.uint8))

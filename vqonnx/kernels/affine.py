@@ -12,12 +12,16 @@ import numpy.typing as npt
 
 from vqonnx.core.granularity import Array, Granularity
 from vqonnx.core.params import QuantizedTensor, QuantParams
+from vqonnx.core.qtype import Kind
 from vqonnx.core.spec import QuantSpec, ScaleGrid
 from vqonnx.errors import QuantRangeError
+from vqonnx.kernels.floats import round_to_float
 from vqonnx.kernels.scale_grid import LARGEST_POWER, LARGEST_SCALE, SMALLEST_SCALE, on_grid
 
 F64 = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]
+
+_EXACT_BITS = 16  # up to these, sums of codes are exact in float32
 
 
 def affine_params(
@@ -114,16 +118,21 @@ def _blocked(
 def quantize(values: Array, params: QuantParams) -> Array:
     """Codes of ``values``: round half to even, then saturate (ONNX QuantizeLinear-21).
 
+    Integers are rounded before the zero point is added; floats have none, and keep their fractions.
+
     Returns:
         An array of the shape of ``values`` and of the spec's ``qtype.dtype``.
     """
     spec = params.spec
     scale = spec.granularity.expand(params.scale, values.shape).astype(np.float32)
     with np.errstate(over="ignore"):  # what overflows saturates below
-        codes = np.rint(values.astype(np.float32) / scale)
-    codes += spec.granularity.expand(params.zero_point, values.shape).astype(np.float32)
-    clipped: Array = np.clip(codes, spec.qmin, spec.qmax).astype(spec.qtype.dtype)
-    return clipped
+        scaled = values.astype(np.float32) / scale
+    if spec.qtype.kind is Kind.FLOAT:
+        return round_to_float(scaled, spec.qtype, saturate=True).astype(spec.qtype.dtype)
+    exact = np.float32 if spec.qtype.bits <= _EXACT_BITS else np.float64
+    zero_point = spec.granularity.expand(params.zero_point, values.shape).astype(exact)
+    codes: Array = np.clip(np.rint(scaled) + zero_point, spec.qmin, spec.qmax).astype(spec.qtype.dtype)
+    return codes
 
 
 def dequantize(codes: Array, params: QuantParams) -> FloatArray:
