@@ -1,18 +1,16 @@
 """The QDQ form: QuantizeLinear -> DequantizeLinear around float operators, which the runtime fuses to integers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from vqonnx.core.granularity import PerAxis, PerBlock
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role, TensorPlan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
-from vqonnx.graph.edit import add_initializer, insert_after_value, insert_before, make_node, remove_dead, replace_uses
+from vqonnx.emitters.affine_nodes import CONTRIB, AffineNodes
+from vqonnx.graph.edit import insert_after_value, insert_before, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import nodes_by_name, values_by_name
@@ -20,19 +18,8 @@ from vqonnx.kernels.affine import quantize
 
 Uses = list[tuple[str, int]]
 
-_CONTRIB = "com.microsoft"
-
 KEY = "vqonnx.key"
 """Metadata entry (not serialized) of dequantized activations and of the codes of constants: the key in the plan."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Params:
-    """Scale and zero point as initializers, and the attributes that say how they spread."""
-
-    scale: ir.Value
-    zero_point: ir.Value
-    attributes: Mapping[str, int]
 
 
 def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
@@ -47,8 +34,8 @@ def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
         solutions: The numbers.
     """
     if plan.contrib and plan.nodes:
-        model.graph.opset_imports.setdefault(_CONTRIB, 1)
-    emitter = _QdqEmitter(model, plan, solutions, f"{_CONTRIB}::" if plan.contrib else "")
+        model.graph.opset_imports.setdefault(CONTRIB, 1)
+    emitter = _QdqEmitter(model, plan, solutions)
     for node in plan.nodes.values():
         if node.kernel is Kernel.CLIPS:
             emitter.emit_clip(node)
@@ -63,17 +50,15 @@ def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
 class _QdqEmitter:
     """The model being rewritten, with the look-ups that keep the work linear."""
 
-    def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions, domain: str) -> None:
-        self._graph = model.graph
+    def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions) -> None:
         self._solutions = solutions
         self._keep_clips = plan.keep_clips
-        self._domain = domain
         self._names = NameAllocator.of(model)
+        self._affine = AffineNodes(model, plan, solutions, self._names)
         self._values = values_by_name(model)
         self._nodes = nodes_by_name(model)
         self._uses = _planned_uses(plan)
         self._computed = {key for node in plan.nodes.values() for key in node.outputs if key is not None}
-        self._params: dict[str, _Params] = {}
         self._dequantized: dict[str, ir.Value] = {}
 
     def emit_clip(self, plan: NodePlan) -> None:
@@ -112,21 +97,18 @@ class _QdqEmitter:
     def emit_constant(self, tensor: TensorPlan) -> None:
         """The codes as an initializer, and a DequantizeLinear that the planned inputs read."""
         uses = self._uses[tensor.key]
-        codes = self._add(f"{tensor.key}_quantized", self._solutions.constants[tensor.key].codes)
+        codes = self._affine.codes(tensor.key)
         codes.meta[KEY] = tensor.key
-        node = self._node("DequantizeLinear", tensor.key, codes)
+        node = self._affine.dequantize(tensor.key, codes, self._values[tensor.tensor])
         insert_before(self._nodes[uses[0][0]], node)
-        source = self._values[tensor.tensor]
-        _type_like(node.outputs[0], source)
         self._rewire(uses, node.outputs[0])
 
     def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None) -> ir.Value:
         """Q -> DQ after ``source``; all of its readers, or the given uses, read the result."""
-        quantizer = self._node("QuantizeLinear", key, source)
-        dequantizer = self._node("DequantizeLinear", key, quantizer.outputs[0])
+        quantizer = self._affine.quantize(key, source)
+        dequantizer = self._affine.dequantize(key, quantizer.outputs[0], source)
         insert_after_value(source, [quantizer, dequantizer])
         result = dequantizer.outputs[0]
-        _type_like(result, source)
         if uses is None:
             replace_uses(source, result, self._names, keep=(quantizer,))
         else:
@@ -136,31 +118,6 @@ class _QdqEmitter:
     def _rewire(self, uses: Uses, value: ir.Value) -> None:
         for name, index in uses:
             self._nodes[name].replace_input_with(index, value)
-
-    def _node(self, op_type: str, key: str, source: ir.Value) -> ir.Node:
-        params = self._params_of(key)
-        inputs = [source, params.scale, params.zero_point]
-        name = f"{key}_{op_type}"
-        made = make_node(
-            self._names, self._domain + op_type, inputs, params.attributes, name=name, outputs=[f"{name}_Output"]
-        )
-        if op_type == "QuantizeLinear":
-            made.outputs[0].type = params.zero_point.type
-            made.outputs[0].shape = source.shape
-        return made
-
-    def _params_of(self, key: str) -> _Params:
-        if key not in self._params:
-            params = self._solutions.params(key)
-            self._params[key] = _Params(
-                self._add(f"{key}_scale", params.scale),
-                self._add(f"{key}_zero_point", params.zero_point),
-                _attributes(params),
-            )
-        return self._params[key]
-
-    def _add(self, name: str, array: npt.ArrayLike) -> ir.Value:
-        return add_initializer(self._graph, self._names.unique(name), np.asarray(array))
 
 
 def clips_exactly(params: QuantParams, low: float, high: float) -> bool:
@@ -175,13 +132,6 @@ def clips_exactly(params: QuantParams, low: float, high: float) -> bool:
     return bool(codes[0] == qtype.qmin and codes[1] == qtype.qmax)
 
 
-def _attributes(params: QuantParams) -> dict[str, int]:
-    granularity = params.spec.granularity
-    if isinstance(granularity, PerBlock):
-        return {"axis": granularity.axis, "block_size": granularity.size}
-    return {"axis": granularity.axis} if isinstance(granularity, PerAxis) and params.scale.ndim else {}
-
-
 def _planned_uses(plan: Plan) -> dict[str, Uses]:
     uses: dict[str, Uses] = {}
     for node in plan.nodes.values():
@@ -189,7 +139,3 @@ def _planned_uses(plan: Plan) -> dict[str, Uses]:
             if key is not None:
                 uses.setdefault(key, []).append((node.node, index))
     return uses
-
-
-def _type_like(value: ir.Value, source: ir.Value) -> None:
-    value.type, value.shape = source.type, source.shape

@@ -1,0 +1,75 @@
+"""QuantizeLinear and DequantizeLinear nodes, and the scales and zero points that all forms read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from vqonnx.core.granularity import PerAxis, PerBlock
+from vqonnx.core.params import QuantParams
+from vqonnx.core.plan import Plan
+from vqonnx.core.solution import Solutions
+from vqonnx.graph.edit import add_initializer, make_node
+from vqonnx.graph.names import NameAllocator
+
+CONTRIB = "com.microsoft"
+
+
+class AffineNodes:
+    """Makes the nodes of one model, in no graph yet; each scale and zero point becomes one initializer."""
+
+    def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions, names: NameAllocator) -> None:
+        self._graph = model.graph
+        self._domain = f"{CONTRIB}::" if plan.contrib else ""
+        self._solutions = solutions
+        self._names = names
+        self._made: dict[tuple[str, str], ir.Value] = {}
+
+    def quantize(self, key: str, source: ir.Value) -> ir.Node:
+        """QuantizeLinear of a float value, with a scale of the value's own type."""
+        dtype = np.float16 if source.dtype == ir.DataType.FLOAT16 else np.float32
+        node = self._node("QuantizeLinear", key, [source, self.scale(key, dtype), self.zero_point(key)])
+        node.outputs[0].type, node.outputs[0].shape = self.zero_point(key).type, source.shape
+        return node
+
+    def dequantize(self, key: str, codes: ir.Value, like: ir.Value) -> ir.Node:
+        """DequantizeLinear of codes; its output has the type of ``like``."""
+        node = self._node("DequantizeLinear", key, [codes, self.scale(key), self.zero_point(key)])
+        node.outputs[0].type, node.outputs[0].shape = like.type, codes.shape
+        return node
+
+    def scale(self, key: str, dtype: npt.DTypeLike | None = None) -> ir.Value:
+        """The scale of a planned tensor; in its own type where none is named."""
+        scale = self._solutions.params(key).scale
+        wanted = scale.dtype if dtype is None else np.dtype(dtype)
+        return self._constant(f"{key}_scale", wanted.name, scale.astype(wanted, copy=False))
+
+    def zero_point(self, key: str) -> ir.Value:
+        """The zero point of a planned tensor."""
+        return self._constant(f"{key}_zero_point", "", self._solutions.params(key).zero_point)
+
+    def codes(self, key: str) -> ir.Value:
+        """The codes of a planned constant."""
+        return self._constant(f"{key}_quantized", "", self._solutions.constants[key].codes)
+
+    def add(self, name: str, array: npt.ArrayLike) -> ir.Value:
+        """An initializer; its name gets a number where it is taken."""
+        return add_initializer(self._graph, self._names.unique(name), np.asarray(array))
+
+    def _constant(self, name: str, kind: str, array: npt.NDArray[np.generic]) -> ir.Value:
+        if (name, kind) not in self._made:
+            self._made[name, kind] = self.add(name, array)
+        return self._made[name, kind]
+
+    def _node(self, op_type: str, key: str, inputs: Sequence[ir.Value]) -> ir.Node:
+        name = f"{key}_{op_type}"
+        attributes = _attributes(self._solutions.params(key))
+        return make_node(self._names, self._domain + op_type, inputs, attributes, name=name, outputs=[f"{name}_Output"])
+
+
+def _attributes(params: QuantParams) -> dict[str, int]:
+    granularity = params.spec.granularity
+    if isinstance(granularity, PerBlock):
+        return {"axis": granularity.axis, "block_size": granularity.size}
+    return {"axis": granularity.axis} if isinstance(granularity, PerAxis) and params.scale.ndim else {}
