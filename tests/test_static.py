@@ -220,7 +220,7 @@ def test_a_cache_of_other_samples_is_an_error(tmp_path: Path) -> None:
         ({"target": "cpu-x86"}, "target 'cpu-x86' is not known"),
         ({"activation_type": "QInt9"}, "'QInt9' is no QuantType"),
         ({"calibrate_method": "MinMaxx"}, "'MinMaxx' is no CalibrationMethod"),
-        ({"quant_format": "QOperator"}, "only QuantFormat.QDQ is written so far"),
+        ({"quant_format": "QOperators"}, "'QOperators' is no QuantFormat"),
         ({"verify": "maybe"}, "verify: 'maybe' is none of"),
         ({"calibrate_method": "Distribution"}, "range method 'distribution' fits the codes of float types, not uint8"),
     ],

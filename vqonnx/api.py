@@ -10,12 +10,14 @@ from typing import Literal, TypeVar
 
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
-from vqonnx.core.target import Target
+from vqonnx.core.target import Form, Target
 from vqonnx.drafting import Correction, StaticJob
 from vqonnx.errors import OptionError, nearest
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress
+from vqonnx.quantizers.base import BaseQuantizer
+from vqonnx.quantizers.onnx_quantizer import ONNXQuantizer
 from vqonnx.quantizers.opset import needed_opset
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
@@ -28,6 +30,7 @@ from vqonnx.static import quantize_file
 
 T = TypeVar("T")
 
+_QUANTIZERS: Mapping[Form, type[BaseQuantizer]] = {Form.QDQ: QDQQuantizer, Form.QOPERATOR: ONNXQuantizer}
 _LEVELS: Mapping[object, Level] = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
 _CORRECTION: Mapping[object, Correction] = {
     **{c.value: c for c in Correction},
@@ -40,7 +43,7 @@ def quantize_static(
     model_input: ModelSource,
     model_output: str | PathLike[str],
     calibration_data_reader: Reader | None = None,
-    quant_format: QuantFormat = QuantFormat.QDQ,
+    quant_format: QuantFormat | None = None,
     op_types_to_quantize: Sequence[str] | None = None,
     per_channel: bool | None = None,
     reduce_range: bool | None = None,
@@ -60,7 +63,7 @@ def quantize_static(
     bias_correction: Literal["auto", "on", "fast", "off"] | bool = "auto",
     min_sqnr_db: float = 10.0,
     verify: bool | Literal["checker"] = True,
-    quantizer: type[QDQQuantizer] = QDQQuantizer,
+    quantizer: type[BaseQuantizer] | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -74,7 +77,8 @@ def quantize_static(
         model_output: Where the quantized model is written.
         calibration_data_reader: Feeds (dicts of arrays by input name): any iterable, a CalibrationDataReader, or a
             folder of .npz, .npy or .pb samples. Every 8th is held back for verification.
-        quant_format: QDQ.
+        quant_format: QDQ (QuantizeLinear and DequantizeLinear, which runtimes fuse) or QOperator (integer operators);
+            that of ``quantizer``, and QDQ without one, by default.
         op_types_to_quantize: Operators to quantize; all that the target runs in integers by default.
         per_channel: One scale an output channel for weights; the target chooses by default.
         reduce_range: 7-bit weights; the target chooses by default.
@@ -95,7 +99,7 @@ def quantize_static(
         min_sqnr_db: An output below this counts as collapsed.
         verify: True compares with the float model; False only loads the result; "checker" writes what no present
             provider can run.
-        quantizer: The class that decides every number; subclass QDQQuantizer for a device of your own.
+        quantizer: The class that decides every number; subclass QDQQuantizer or ONNXQuantizer for a device of your own.
         executor: Spreads calibration samples over its threads or processes.
         progress: Told how far each stage is; by default bars on a terminal, and silence elsewhere.
 
@@ -109,8 +113,7 @@ def quantize_static(
         OutputError: The output cannot be written.
         VerificationError: The result does not load or run; nothing was written.
     """
-    if QuantFormat.of(quant_format) is not QuantFormat.QDQ:
-        raise OptionError("quant_format: only QuantFormat.QDQ is written so far.", option="quant_format")
+    quantizer = _quantizer(quant_format, quantizer)
     if calibration_data_reader is None:
         raise OptionError(
             "calibration_data_reader is missing: static quantization needs samples. Pass an iterable of feeds or a "
@@ -120,6 +123,7 @@ def quantize_static(
     if target is not None:
         extra_options = {**(extra_options or {}), "Target": target}
     options = QuantizerOptions.of(
+        form=quantizer.form,
         target=quantizer.target,
         per_channel=per_channel,
         reduce_range=reduce_range,
@@ -161,6 +165,21 @@ def quantize_static(
         return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
 
 
+def _quantizer(quant_format: QuantFormat | None, given: type[BaseQuantizer] | None) -> type[BaseQuantizer]:
+    """The class that was given, or that of the format; both may be named if they agree."""
+    if quant_format is None:
+        return given or QDQQuantizer
+    form = QuantFormat.of(quant_format).form
+    chosen = given or _QUANTIZERS[form]
+    if chosen.form is not form:
+        raise OptionError(
+            f"quant_format: {chosen.__name__} writes the {chosen.form.value} form, not {form.value}. Leave "
+            f"quant_format out, or subclass {_QUANTIZERS[form].__name__}.",
+            option="quant_format",
+        )
+    return chosen
+
+
 def _chosen(table: Mapping[object, T], value: object, option: str) -> T:
     if value not in table:
         known = ", ".join(map(repr, table))
@@ -182,14 +201,17 @@ def plan(
     nodes_to_exclude: Sequence[Pattern] | None = None,
     extra_options: Mapping[str, object] | None = None,
     target: Target | str | None = None,
+    quant_format: QuantFormat | None = None,
 ) -> Plan:
     """What ``quantize_static`` would quantize, what not, and why; without samples, and without the guard's findings.
 
     The arguments are those of ``quantize_static``.
     """
     model = load(model_input)
+    quantizer = _quantizer(quant_format, None)
     options = QuantizerOptions.of(
-        target=target if target is not None else QDQQuantizer.target,
+        form=quantizer.form,
+        target=target if target is not None else quantizer.target,
         per_channel=per_channel,
         reduce_range=reduce_range,
         weight_type=weight_type,

@@ -101,6 +101,7 @@ def _options(job: StaticJob, draft: Draft, streams: int) -> tuple[OptionUsed, ..
         "weights": _spec_text(rules.weight) + (", per channel" if rules.per_channel else ", per tensor"),
     }
     return (
+        OptionUsed("form", rules.form.value, "caller"),
         *(OptionUsed(name, text, f"target {draft.plan.target} or caller") for name, text in given.items()),
         OptionUsed("ranges", draft.method.value, "held-back samples" if several else "caller"),
         OptionUsed("equalized residual streams", str(streams), "model"),

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from vqonnx.calibration.statistics.min_max import MinMax
 from vqonnx.core.plan import Plan
 from vqonnx.core.spec import RangeMethod
-from vqonnx.core.target import OpSupport, Target
+from vqonnx.core.target import Form, OpSupport, Target
 from vqonnx.graph.io import load
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.opset import needed_opset
@@ -29,15 +29,24 @@ _REFERENCE_OPSET = 19
 Feed = Mapping[str, Any]
 Outputs = dict[str, Any]
 
+_QOPERATOR = CPU_X86_VNNI.other_ops[Form.QOPERATOR]
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+
 EAGER = replace(
     CPU_X86_VNNI,
     name="eager",
     ops={
         **CPU_X86_VNNI.ops,
-        **{name: replace(CPU_X86_VNNI.ops[name], heavy_from=1) for name in ("Conv", "Gemm", "MatMul")},
+        **{name: replace(CPU_X86_VNNI.ops[name], heavy_from=1) for name in _PRODUCTS},
         "ConvTranspose": OpSupport(activations=(0,), weight=1, weight_axis=1, bias=2, heavy_from=1),
         "Concat": OpSupport(same_scale=True),
         "Softmax": OpSupport(output_bounds=(0.0, 1.0)),
+    },
+    other_ops={
+        Form.QOPERATOR: {
+            **{name: replace(support, on_request=False) for name, support in _QOPERATOR.items()},
+            **{name: replace(_QOPERATOR[name], heavy_from=1) for name in _PRODUCTS},
+        }
     },
 )
 """Not the processor's: small weights count as heavy, and rules that no shipped target has are in force."""
@@ -72,7 +81,7 @@ def quantizer(
     extra = {"Target": target, **(extra_options or {})}
     names = {"activation_qType": "activation_type", "weight_qType": "weight_type"}
     options = QuantizerOptions.of(
-        extra_options=extra, **{names.get(name, name): value for name, value in arguments.items()}
+        form=kind.form, extra_options=extra, **{names.get(name, name): value for name, value in arguments.items()}
     )
     made = kind(prepared(model, options), extra_options=extra, **arguments)
     wanted = {one.tensor: RangeMethod.MIN_MAX for one in made.current_plan().activations() if one.method is not None}

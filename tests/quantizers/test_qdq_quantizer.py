@@ -1,7 +1,6 @@
 """The class that users subclass: each method decides something in the model that is written."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from models.matmuls import linear_bias
 from models.precision import half, half_subnormal
 from models.sharing import both_ways
 from tests.quantizers.flow import EAGER, constants, normals, quantized, quantizer, run, sqnr
-from vqonnx import ONNXQuantizer, QDQQuantizer, QuantizedValue, QuantType, quantize_static
+from vqonnx import QDQQuantizer, quantize_static
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.kernels.affine import dequantize
@@ -43,139 +42,6 @@ def written(path: Path, kind: type[QDQQuantizer] = _Device, **arguments: Any) ->
     return onnx.load(path)
 
 
-# ---- seams: overriding a method changes the file ----
-
-
-class OwnModel(_Device):
-    def quantize_model(self) -> onnx.ModelProto:
-        made = super().quantize_model()
-        made.producer_name = "own"
-        return made
-
-
-class OwnActivations(_Device):
-    def calculate_quantization_params(self) -> dict[str, QuantParams]:
-        found = super().calculate_quantization_params()
-        return {
-            key: self._stored(key, QuantParams(one.scale * np.float32(2), one.zero_point, one.spec))
-            for key, one in found.items()
-        }
-
-    def _stored(self, key: str, params: QuantParams) -> QuantParams:
-        self.store_params(key, params)
-        return params
-
-
-class OwnWeightsOfANode(_Device):
-    def quantize_weight(
-        self,
-        node: onnx.NodeProto,
-        indices: Sequence[int],
-        reduce_range: bool = False,
-        op_level_per_channel: bool = False,
-        axis: int = -1,
-        from_subgraph: bool = False,
-    ) -> tuple[list[str], list[str], list[str], list[onnx.NodeProto]]:
-        if node.name == "MatMul_0":
-            reduce_range = True
-        return super().quantize_weight(node, indices, reduce_range, op_level_per_channel, axis, from_subgraph)
-
-
-class OwnChannels(_Device):
-    def quantize_weight_per_channel(
-        self,
-        weight_name: str,
-        weight_qType: QuantType,
-        channel_axis: int,
-        reduce_range: bool = True,
-        keep_float_weight: bool = False,
-    ) -> Names:
-        names = super().quantize_weight_per_channel(
-            weight_name, weight_qType, channel_axis, reduce_range, keep_float_weight
-        )
-        self.initializers[names[0]] = np.zeros_like(self.initializers[names[0]])
-        return names
-
-
-class OwnInitializers(_Device):
-    def quantize_initializer(
-        self,
-        weight: onnx.TensorProto,
-        qType: QuantType,
-        reduce_range: bool = False,
-        keep_float_weight: bool = False,
-    ) -> Names:
-        names = super().quantize_initializer(weight, qType, reduce_range, keep_float_weight)
-        self.initializers[names[0]] = np.full_like(self.initializers[names[0]], len(weight.name))
-        return names
-
-
-class OwnBiases(_Device):
-    def quantize_bias_static(self, bias_name: str, input_name: str, weight_name: str, beta: float = 1.0) -> str:
-        return super().quantize_bias_static(bias_name, input_name, weight_name, beta * 2)
-
-
-class OwnLookUpOfValues(_Device):
-    """A weight that was quantized elsewhere is found, and so not quantized again."""
-
-    def find_quantized_value(self, input_name: str) -> QuantizedValue | None:
-        known = super().find_quantized_value(input_name)
-        if known is None and input_name == "a_w":
-            spec = self.current_plan().tensors[input_name].spec
-            params = QuantParams(np.full(8, 0.25, np.float32), np.zeros(8, np.int8), spec)
-            known = self.store(input_name, QuantizedTensor(np.full((8, 8), 7, np.int8), params))
-        return known
-
-
-class OwnLookUpOfScales(_Device):
-    def find_quant_scale_zp(self, input_name: str) -> tuple[str, str] | tuple[None, None]:
-        if input_name != "x":
-            return super().find_quant_scale_zp(input_name)
-        self.initializers["mine"] = np.array(4, np.float32)
-        return "mine", "x_zero_point"
-
-
-SEAMS: dict[type[_Device], Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
-    OwnActivations: lambda was, now: now["x_scale"] == 2 * was["x_scale"] and now["r_scale"] == 2 * was["r_scale"],
-    OwnWeightsOfANode: lambda was, now: (
-        abs(was["a_w_quantized"]).max() == 127
-        and abs(now["a_w_quantized"]).max() == 64
-        and (now["b_w_quantized"] == was["b_w_quantized"]).all()
-    ),
-    OwnChannels: lambda was, now: was["a_w_quantized"].any() and not now["a_w_quantized"].any(),
-    OwnInitializers: lambda was, now: (now["a_w_quantized"] == 3).all() and not (was["a_w_quantized"] == 3).all(),
-    OwnBiases: lambda was, now: (
-        np.allclose(now["a_b_scale"], 2 * was["a_b_scale"])
-        and np.abs(now["a_b_quantized"] - was["a_b_quantized"] / 2).max() <= 0.5
-    ),
-    OwnLookUpOfValues: lambda was, now: (now["a_w_quantized"] == 7).all() and (now["a_w_scale"] == 0.25).all(),
-    OwnLookUpOfScales: lambda was, now: np.allclose(now["a_b_scale"], 4 * now["a_w_scale"]),
-}
-
-
-@pytest.mark.parametrize("kind", list(SEAMS))
-def test_an_overridden_method_changes_the_written_numbers(kind: type[_Device], tmp_path: Path) -> None:
-    per_channel = kind is not OwnInitializers
-    plain = constants(written(tmp_path / "plain.onnx", per_channel=per_channel))
-    own = constants(written(tmp_path / "own.onnx", kind, per_channel=per_channel))
-    assert SEAMS[kind](plain, own)
-
-
-def test_an_overridden_quantize_model_changes_the_written_model(tmp_path: Path) -> None:
-    assert written(tmp_path / "plain.onnx").producer_name != "own"
-    assert written(tmp_path / "own.onnx", OwnModel).producer_name == "own"
-
-
-def test_each_documented_method_has_a_seam() -> None:
-    documented = {
-        "quantize_model", "calculate_quantization_params", "quantize_initializer", "quantize_weight",
-        "quantize_weight_per_channel", "quantize_bias_static", "find_quantized_value", "find_quant_scale_zp",
-    }  # fmt: skip
-    own = {name for kind in (*SEAMS, OwnModel) for name in vars(kind) if not name.startswith("_")}
-    assert own == documented
-    assert all(inspect.isfunction(getattr(QDQQuantizer, name)) for name in documented)
-
-
 def test_the_class_names_its_target(tmp_path: Path) -> None:
     metadata = {entry.key: entry.value for entry in written(tmp_path / "m.onnx").metadata_props}
     assert metadata["vqonnx.target"] == "eager"
@@ -202,13 +68,6 @@ def test_a_quantizer_may_be_used_alone(rng: np.random.Generator) -> None:
     feed = {"x": rng.normal(size=(2, 3, 8)).astype(np.float32)}
     assert sqnr(run(linear_bias(), feed)["y"], run(model, feed)["y"]) > 30
     assert made.quantize_model().SerializeToString() == model.SerializeToString()
-
-
-def test_onnx_quantizer_has_the_numbers_but_not_the_form_yet() -> None:
-    made = ONNXQuantizer(linear_bias(), extra_options={"Target": EAGER})
-    assert made.float_array("a_b").shape == (8,)
-    with pytest.raises(OptionError, match=r"the QOperator form is not written yet\. Use QDQQuantizer"):
-        made.quantize_model()
 
 
 # ---- look-ups ----

@@ -48,7 +48,7 @@ def test_the_table_holds_every_node_and_ends_with_a_sum():
     print_plan(PLAN, Console(file=stream, width=140))
     written = stream.getvalue()
     assert all(row.node in written and row.why in written for row in plan_rows(PLAN))
-    assert written.rstrip().endswith("3 of 4 nodes for target cpu: Conv 1, Flatten 1, Relu 1")
+    assert written.rstrip().endswith("3 of 4 nodes for target cpu in QDQ form: Conv 1, Flatten 1, Relu 1")
 
 
 def test_json_holds_the_rows():

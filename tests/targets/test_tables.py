@@ -4,16 +4,18 @@ import onnx
 import pytest
 
 from vqonnx.core.qtype import QTYPES, Kind
-from vqonnx.core.target import Kernel, OpSupport, Target
+from vqonnx.core.target import Form, Kernel, OpSupport, Target
 from vqonnx.targets.cpu import CPU_ARM, CPU_X86_AVX2, CPU_X86_VNNI
 from vqonnx.targets.registry import get_target, target_names
 
 TARGETS = [get_target(name) for name in target_names()]
 ROWS = [
-    pytest.param(target, name, support, id=f"{target.name}-{name}")
+    pytest.param(target, name, support, id=f"{target.name}-{form.value}-{name}")
     for target in TARGETS
-    for name, support in target.ops.items()
+    for form, ops in target.forms.items()
+    for name, support in ops.items()
 ]
+ONNX_ROWS = [row for row in ROWS if "::" not in str(row.values[1])]
 
 
 def float_inputs(schema: onnx.defs.OpSchema) -> list[int]:
@@ -22,7 +24,7 @@ def float_inputs(schema: onnx.defs.OpSchema) -> list[int]:
     return [i for i, one in enumerate(schema.inputs) if one.type_str in floats | {"tensor(float)"}]
 
 
-@pytest.mark.parametrize(("target", "name", "support"), ROWS)
+@pytest.mark.parametrize(("target", "name", "support"), ONNX_ROWS)
 def test_a_row_fits_the_operators_schema(target: Target, name: str, support: OpSupport) -> None:
     schema = onnx.defs.get_schema(name, target.max_opset)
     most = schema.max_input
@@ -30,6 +32,7 @@ def test_a_row_fits_the_operators_schema(target: Target, name: str, support: OpS
     for index in (*support.activations, support.weight, support.bias):
         assert index is None or (index < most and (index in floats or index >= len(schema.inputs) - 1))
     assert support.transposed is None or support.transposed in schema.attributes
+    assert set(support.attributes) <= set(schema.attributes)
     assert schema.since_version >= support.opset or onnx.defs.get_schema(name, support.opset).name == name
 
 
@@ -43,6 +46,10 @@ def test_the_parts_of_a_row_fit_together(target: Target, name: str, support: OpS
     assert support.bias is None or support.weight is not None
     assert support.heavy_from is None or support.heavy_from >= 1
     assert support.kernel is Kernel.COMPUTE or (support.weight, support.heavy_from) == (None, None)
+    assert not set(support.absent) & {*support.activations, *apart}
+    for activation, weights in support.types.items():
+        assert bool(weights) is (support.weight is not None)
+        assert {activation, *weights} <= set(QTYPES)
     assert support.output_bounds is None or support.output_bounds[0] <= 0 <= support.output_bounds[1]
 
 
@@ -66,4 +73,13 @@ def test_without_vnni_pairs_of_products_fit_int16() -> None:
 
 
 def test_processors_differ_in_nothing_else() -> None:
-    assert CPU_X86_AVX2.ops == CPU_ARM.ops == CPU_X86_VNNI.ops
+    assert CPU_X86_AVX2.forms == CPU_ARM.forms == CPU_X86_VNNI.forms
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_operators_of_the_qoperator_form_name_the_types_of_their_kernels(target: Target) -> None:
+    assert target.forms[Form.QDQ] is target.ops
+    for support in target.forms[Form.QOPERATOR].values():
+        assert target.activation.qtype.name in support.types
+        if support.weight is not None:
+            assert target.weight.qtype.name in support.types[target.activation.qtype.name]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqonnx.core.spec import QuantSpec, RangeMethod
-from vqonnx.core.target import Kernel
+from vqonnx.core.target import Form, Kernel
 
 
 class Role(Enum):
@@ -91,6 +91,7 @@ class Plan:
         tensors: The quantized forms, by key.
         nodes: The quantized nodes, by name, in graph order.
         skips: The nodes left alone.
+        form: How the graph is written.
         contrib: Whether com.microsoft's QuantizeLinear and DequantizeLinear are written, which know 16- and 4-bit
             types below opset 21.
         keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
@@ -100,6 +101,7 @@ class Plan:
     tensors: Mapping[str, TensorPlan] = field(default_factory=dict)
     nodes: Mapping[str, NodePlan] = field(default_factory=dict)
     skips: tuple[Skip, ...] = ()
+    form: Form = Form.QDQ
     keep_clips: bool = False
     contrib: bool = False
 

@@ -7,6 +7,15 @@ from enum import Enum
 from vqonnx.core.spec import QuantSpec
 
 
+class Form(Enum):
+    """How a quantized graph is written."""
+
+    QDQ = "QDQ"
+    """QuantizeLinear and DequantizeLinear around float operators, for the runtime to fuse."""
+    QOPERATOR = "QOperator"
+    """Integer operators that read and write codes: QLinearConv, QLinearMatMul, QGemm …"""
+
+
 class Kernel(Enum):
     """What the device has for an operator between DequantizeLinear and QuantizeLinear."""
 
@@ -34,6 +43,11 @@ class OpSupport:
         heavy_from: Products that an output element must add up to be worth a conversion of its inputs; with fewer, or
             None (Add, pools), the operator becomes integer only where its neighbours are.
         opset: First default-domain opset whose form of the operator the kernel takes.
+        types: Element types of weights that the kernel takes, by that of activations, which all have one; empty where
+            types are free, as between QuantizeLinear and DequantizeLinear.
+        attributes: Values that the kernel takes of an attribute; where it is left out, its default is one of them.
+        absent: Indices of optional inputs that the kernel does not take.
+        on_request: Quantized only where the user names the operator: its integer kernel is slower than the float one.
     """
 
     kernel: Kernel = Kernel.COMPUTE
@@ -48,6 +62,10 @@ class OpSupport:
     output_bounds: tuple[float, float] | None = None
     heavy_from: int | None = None
     opset: int = 1
+    types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    absent: tuple[int, ...] = ()
+    on_request: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +81,8 @@ class Target:
             ``per_channel`` says so.
         per_channel: Whether weights have one scale an output channel by default.
         bias: Whether biases are int32 at input_scale x weight_scale; they stay float otherwise.
-        ops: Operators by ``op_type`` (default domain) or ``domain::op_type``.
+        ops: Operators in the QDQ form, by ``op_type`` (default domain) or ``domain::op_type``.
+        other_ops: The same for each other form that the device runs.
         max_opset: Highest default-domain opset that the device's operators are registered for.
         sources: Where the facts come from.
     """
@@ -76,5 +95,11 @@ class Target:
     per_channel: bool = True
     bias: bool = True
     ops: Mapping[str, OpSupport] = field(repr=False)
+    other_ops: Mapping[Form, Mapping[str, OpSupport]] = field(default_factory=dict, repr=False)
     max_opset: int = 21
     sources: tuple[str, ...] = ()
+
+    @property
+    def forms(self) -> Mapping[Form, Mapping[str, OpSupport]]:
+        """The operators of each form that the device runs."""
+        return {Form.QDQ: self.ops, **self.other_ops}

@@ -7,6 +7,11 @@ import onnx_ir as ir
 from vqonnx.graph.walk import constant, constant_tensor
 
 
+def operator_key(node: ir.Node) -> str:
+    """``op_type`` in the default domain, ``domain::op_type`` elsewhere."""
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or its default."""
     attribute = node.attributes.get(name)

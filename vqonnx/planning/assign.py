@@ -9,7 +9,7 @@ from vqonnx.core.granularity import PerAxis, PerTensor
 from vqonnx.core.plan import NodePlan, Role, TensorPlan
 from vqonnx.core.qtype import INT32
 from vqonnx.core.spec import QuantSpec
-from vqonnx.core.target import Kernel
+from vqonnx.core.target import Form, Kernel
 from vqonnx.errors import OptionError
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.walk import constant_tensor, is_float
@@ -149,8 +149,8 @@ def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str
     source, weight, bias = keys[0], keys[candidate.support.weight or 1], candidate.bias()
     if source is None or weight is None or bias is None or not work.rules.quantize_bias:
         return None
-    if bias.dtype != ir.DataType.FLOAT:
-        return None  # float16 cannot hold input_scale * weight_scale: such biases stay float
+    if bias.dtype != ir.DataType.FLOAT and work.rules.form is Form.QDQ:
+        return None  # DequantizeLinear's float16 scale cannot hold input_scale * weight_scale: such biases stay float
     granularity = work.tensors[weight].spec.granularity
     per_channel = isinstance(granularity, PerAxis)
     if per_channel and granularity != PerAxis(candidate.channel_axis() or 0):

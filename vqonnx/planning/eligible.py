@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel, OpSupport, Target
-from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add
-from vqonnx.graph.walk import constant_tensor, is_float
+from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add, operator_key
+from vqonnx.graph.walk import constant, constant_tensor, is_float
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
@@ -105,11 +105,6 @@ def candidates(
     return found, skips
 
 
-def operator_key(node: ir.Node) -> str:
-    """``op_type`` in the default domain, ``domain::op_type`` elsewhere."""
-    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-
-
 def has_float_edge(node: ir.Node) -> bool:
     """Whether a node reads or writes a float tensor."""
     return any(value is not None and is_float(value) for value in (*node.inputs, *node.outputs))
@@ -128,6 +123,30 @@ def _opset_too_low(candidate: Candidate) -> str:
     node, needed = candidate.node, candidate.support.opset
     version = node.version or (node.graph.opset_imports.get(node.domain) if node.graph else None) or needed
     return f"{node.op_type} has an integer kernel from opset {needed} on, the model has {version}" * (version < needed)
+
+
+def _attribute_not_taken(candidate: Candidate) -> str:
+    for name, taken in candidate.support.attributes.items():
+        attribute = candidate.node.attributes.get(name)
+        if attribute is not None and attribute.value not in taken:
+            return f"its integer kernel does not take {name}={attribute.value}"
+    return ""
+
+
+def _input_not_taken(candidate: Candidate) -> str:
+    found = next((index for index in candidate.support.absent if candidate.input(index) is not None), None)
+    return "" if found is None else f"its integer kernel does not take input {found}"
+
+
+def _fills_with_other_than_zero(candidate: Candidate) -> str:
+    """Zero is in every range; what else a Pad fills with may be in none, however it was measured."""
+    value = candidate.input(2)
+    if candidate.node.op_type != "Pad" or value is None:
+        return ""
+    filled = constant(value)
+    if filled is None:
+        return "what it fills with is computed at run time"
+    return "" if not filled.any() else f"it fills with {filled.item():g}, which the range of its input may not hold"
 
 
 def _no_float_input(candidate: Candidate) -> str:
@@ -194,6 +213,9 @@ def _clip_needs_constants(candidate: Candidate) -> str:
 
 _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _opset_too_low,
+    _attribute_not_taken,
+    _input_not_taken,
+    _fills_with_other_than_zero,
     _no_float_input,
     _unsupported_float,
     _only_constants,

@@ -11,11 +11,10 @@ import onnx_ir as ir
 from vqonnx.core.blocks import FloatArray
 from vqonnx.core.plan import Skip
 from vqonnx.core.weight_plan import Reader
-from vqonnx.graph.facts import float_attribute, int_attribute
+from vqonnx.graph.facts import float_attribute, int_attribute, operator_key
 from vqonnx.graph.functions import obstacles
 from vqonnx.graph.walk import FLOAT_TYPES
 from vqonnx.graph.weight_source import WeightSource, WeightSources, behind, rule_of
-from vqonnx.planning.eligible import operator_key
 from vqonnx.planning.last_products import last_products
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})

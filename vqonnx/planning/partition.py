@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel
-from vqonnx.graph.walk import constant_tensor
+from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import Candidate
 
 
@@ -97,7 +97,8 @@ class Partition:
         ]
         if not all(self._comes_as_integers(value) for value in sources):
             return "not worth a conversion to integers: an input comes from a float node"
-        if not any(self.integer_readers(output) for output in candidate.node.outputs):
+        floats = [output for output in candidate.node.outputs if is_float(output)]
+        if floats and not any(map(self.integer_readers, floats)):  # without one (ArgMax) nothing is converted back
             return "not worth a conversion to integers: only float nodes read its output"
         return ""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vqonnx.core.qtype import QType
 from vqonnx.core.spec import QuantSpec, RangeMethod
+from vqonnx.core.target import Form
 
 if TYPE_CHECKING:
     import onnx
@@ -77,6 +78,7 @@ class PlanRules:
     Attributes:
         activation: Spec of activations.
         weight: Spec of weights, per tensor; ``per_channel`` makes it per axis where the operator allows.
+        form: How the graph will be written.
         per_channel: One scale an output channel for weights.
         quantize_bias: Whether biases become int32; they stay float otherwise.
         dynamic_matmul: Whether a MatMul of two activations is quantized.
@@ -91,6 +93,7 @@ class PlanRules:
 
     activation: QuantSpec
     weight: QuantSpec
+    form: Form = Form.QDQ
     per_channel: bool = True
     quantize_bias: bool = True
     dynamic_matmul: bool = True

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -12,31 +11,28 @@ import onnx_ir as ir
 
 from vqonnx.core.granularity import Granularity, PerAxis, PerTensor
 from vqonnx.core.params import QuantizedTensor, QuantParams
-from vqonnx.core.plan import Plan, TensorPlan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec
-from vqonnx.core.target import Target
-from vqonnx.errors import OptionError, QuantRangeError, nearest
+from vqonnx.core.target import Form, Target
+from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.graph.io import load
 from vqonnx.graph.proto import to_proto
-from vqonnx.graph.walk import constant, values_by_name
 from vqonnx.kernels.affine import affine_params, block_ranges, quantize
 from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
 from vqonnx.kernels.scale_grid import on_grid
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
+from vqonnx.quantizers.planned import PlannedModel
 from vqonnx.quantizers.ranges import activation_params, not_finite, planned_params
-from vqonnx.quantizers.tensors import QuantizedTensors
 from vqonnx.quantizers.types import QuantType
 from vqonnx.stages.emit import emit
-from vqonnx.stages.plan import make_plan
 from vqonnx.stages.solve import solve
 
 Array = npt.NDArray[np.generic]
 Names = tuple[str, str, str]
 
 
-class BaseQuantizer(QuantizedTensors):
+class BaseQuantizer(PlannedModel):
     """Decides every number of a quantized model; subclass it to decide some of them differently.
 
     ``quantize_static`` itself runs through these methods, so an override changes the model that is written.
@@ -44,12 +40,12 @@ class BaseQuantizer(QuantizedTensors):
     ``QuantizedTensors``).
 
     Attributes:
-        model: The float model, private to this object.
-        options: What was asked for, parsed.
         tensors_range: Range or statistic of each activation, by tensor name.
-        plan: What is quantized and how; made from model and options where None.
         solutions: The numbers; solved where None.
     """
+
+    form: ClassVar[Form] = Form.QDQ
+    """How the graph is written; ``stages/emit.py`` has the emitter of each form."""
 
     target: ClassVar[Target | str] = "cpu"
     """The device: a target, the name of one, or ``"cpu"`` for this machine's; ``extra_options["Target"]`` wins."""
@@ -67,9 +63,8 @@ class BaseQuantizer(QuantizedTensors):
         op_types_to_quantize: Sequence[str] | None = None,
         extra_options: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__()
-        self.model = load(model)
-        self.options = QuantizerOptions.of(
+        options = QuantizerOptions.of(
+            form=self.form,
             target=self.target,
             per_channel=per_channel,
             reduce_range=reduce_range,
@@ -80,8 +75,8 @@ class BaseQuantizer(QuantizedTensors):
             op_types_to_quantize=op_types_to_quantize,
             extra_options=extra_options,
         )
+        super().__init__(model, options)
         self.tensors_range = dict(tensors_range or {})
-        self.plan: Plan | None = None
         self.solutions: Solutions | None = None
 
     def quantize_model(self) -> onnx.ModelProto:
@@ -98,12 +93,6 @@ class BaseQuantizer(QuantizedTensors):
         if type(self).quantize_model is BaseQuantizer.quantize_model:
             return self._emitted()
         return load(self.quantize_model())
-
-    def current_plan(self) -> Plan:
-        """The plan in use; made on first need from the model and the options."""
-        if self.plan is None:
-            self.plan = make_plan(self.model, self.options.target, self.options.rules)
-        return self.plan
 
     def solve(self) -> Solutions:
         """Every number of the plan, each from the method of this class that answers for it."""
@@ -232,18 +221,6 @@ class BaseQuantizer(QuantizedTensors):
         scale = bias_scale(scales[0], scales[1], beta, tensor.repeats if tensor else 1)
         return self.store(bias_name, quantize_bias(self._finite_bias(bias_name), scale)).q_name
 
-    def float_array(self, name: str) -> Array:
-        """The float constant of that name (or of that key of the plan).
-
-        Raises:
-            OptionError: The model has no such constant.
-        """
-        value = self._values.get(self._tensor_name(name))
-        array = constant(value) if value is not None else None
-        if array is None:
-            raise OptionError(f"the model has no constant {name!r}{nearest(name, self._values)}.")
-        return array
-
     def _emitted(self) -> ir.Model:
         if self.solutions is None:
             self.solutions = self.solve()
@@ -280,40 +257,8 @@ class BaseQuantizer(QuantizedTensors):
                 )
         return least
 
-    def _finite_bias(self, name: str) -> Array:
-        bias = self.float_array(name)
-        if not np.isfinite(bias).all():
-            raise not_finite(self._tensor_name(name), "the bias holds NaN or infinite values")
-        return bias
-
     def _spec(self, name: str, qtype: QuantType, granularity: Granularity, reduce_range: bool) -> QuantSpec:
         """The planned spec with what the caller asks for; the options' weight spec for an unplanned constant."""
         tensor = self._tensor_plan(name)
         spec = tensor.spec if tensor is not None else self.options.rules.weight
         return replace(spec, qtype=qtype.qtype, granularity=granularity, reduce_range=reduce_range)
-
-    def _tensor_plan(self, name: str) -> TensorPlan | None:
-        return self.plan.tensors.get(name) if self.plan is not None else None
-
-    def _tensor_name(self, name: str) -> str:
-        tensor = self._tensor_plan(name)
-        return name if tensor is None else tensor.tensor
-
-    def scale_dtype(self, name: str) -> np.dtype[np.generic]:
-        """float16 for a float16 tensor, else float32."""
-        value = self._values.get(self._tensor_name(name))
-        is_half = value is not None and value.dtype == ir.DataType.FLOAT16
-        return np.dtype(np.float16 if is_half else np.float32)
-
-    @cached_property
-    def _values(self) -> dict[str, ir.Value]:
-        return values_by_name(self.model)
-
-    @cached_property
-    def _biases(self) -> dict[str, list[TensorPlan]]:
-        """The planned biases of the nodes that read a weight, by the weight's key."""
-        found: dict[str, list[TensorPlan]] = {}
-        for tensor in self.current_plan().tensors.values():
-            if tensor.scale_of is not None:
-                found.setdefault(tensor.scale_of[1], []).append(tensor)
-        return found

@@ -1,10 +1,12 @@
-"""The QOperator form's class; its numbers are here, its emitter is not written yet."""
+"""The QOperator form: the class behind ``quantize_static`` with ``QuantFormat.QOperator``."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import onnx
 import onnx_ir as ir
 
+from vqonnx.core.target import Form
 from vqonnx.errors import OptionError
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.base import BaseQuantizer
@@ -12,10 +14,16 @@ from vqonnx.quantizers.types import QuantizationMode, QuantType
 
 
 class ONNXQuantizer(BaseQuantizer):
-    """Decides the numbers of the QOperator form (QLinearConv, QLinearMatMul …).
+    """Writes integer operators that hand codes to each other (QLinearConv, QLinearMatMul, QGemm …).
 
-    The parameters are those of onnxruntime.quantization; None lets the target choose.
+    Subclass it as ``QDQQuantizer``: the methods that decide numbers are the same. The parameters are those of
+    onnxruntime.quantization; None lets the target choose.
+
+    Raises:
+        OptionError: A mode of dynamic quantization is asked for.
     """
+
+    form: ClassVar[Form] = Form.QOPERATOR
 
     def __init__(
         self,
@@ -46,15 +54,8 @@ class ONNXQuantizer(BaseQuantizer):
         )
         self.mode = QuantizationMode.of(mode)
         self.static = static
-
-    def quantize_model(self) -> onnx.ModelProto:
-        """Not written yet.
-
-        Raises:
-            OptionError: Always.
-        """
-        raise OptionError(
-            "the QOperator form is not written yet. Use QDQQuantizer, or quantize_static with QuantFormat.QDQ: ONNX "
-            "Runtime makes the same kernels of it.",
-            option="quant_format",
-        )
+        if self.mode is not QuantizationMode.QLinearOps or not static:
+            raise OptionError(
+                "mode: ONNXQuantizer writes static models only: QuantizationMode.QLinearOps with static=True.",
+                option="mode",
+            )

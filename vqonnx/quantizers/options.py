@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from vqonnx.core.spec import QuantSpec, RangeMethod
-from vqonnx.core.target import Target
+from vqonnx.core.target import Form, Target
 from vqonnx.kernels.ranges import RangeOptions
 from vqonnx.planning.rules import Pattern, PlanRules, Selection
 from vqonnx.quantizers.extra_options import ExtraOptions, parse_extra_options
@@ -42,6 +42,7 @@ class QuantizerOptions:
     def of(
         cls,
         *,
+        form: Form = Form.QDQ,
         target: Target | str = "cpu",
         per_channel: bool | None = None,
         reduce_range: bool | None = None,
@@ -64,6 +65,7 @@ class QuantizerOptions:
         rules = PlanRules(
             activation=_activation_spec(device, activation_type, extra),
             weight=_weight_spec(device, weight_type, reduce_range, extra),
+            form=form,
             per_channel=device.per_channel if per_channel is None else per_channel,
             quantize_bias=device.bias and extra.quantize_bias,
             dynamic_matmul=not extra.mat_mul_const_b_only,

@@ -9,6 +9,7 @@ from typing import Self
 from vqonnx.core import qtype
 from vqonnx.core.qtype import QType
 from vqonnx.core.spec import RangeMethod
+from vqonnx.core.target import Form
 from vqonnx.errors import OptionError, nearest
 
 
@@ -61,6 +62,11 @@ class QuantFormat(_Named):
 
     QOperator = 0
     QDQ = 1
+
+    @property
+    def form(self) -> Form:
+        """The core's name of the form."""
+        return Form(self.name)
 
 
 class QuantizationMode(_Named):

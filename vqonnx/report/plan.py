@@ -64,9 +64,11 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(table)
     quantized = Counter(node.op_type for node in plan.nodes.values())
     total = len(plan.nodes) + len(plan.skips)
-    console.print(Text(f"{len(plan.nodes)} of {total} nodes for target {plan.target}: {counted(quantized) or 'none'}"))
+    what = f"{len(plan.nodes)} of {total} nodes for target {plan.target} in {plan.form.value} form"
+    console.print(Text(f"{what}: {counted(quantized) or 'none'}"))
 
 
 def plan_json(plan: Plan) -> str:
     """The rows as indented JSON."""
-    return json.dumps({"target": plan.target, "nodes": [asdict(row) for row in plan_rows(plan)]}, indent=2)
+    nodes = [asdict(row) for row in plan_rows(plan)]
+    return json.dumps({"target": plan.target, "form": plan.form.value, "nodes": nodes}, indent=2)

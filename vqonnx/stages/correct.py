@@ -19,7 +19,7 @@ from vqonnx.calibration.statistics.channel_mean import ChannelMean
 from vqonnx.core.params import QuantizedTensor
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.solution import Solutions
-from vqonnx.core.target import Kernel
+from vqonnx.core.target import Form, Kernel
 from vqonnx.emitters.qdq import KEY
 from vqonnx.graph.segments import Segment, segments
 from vqonnx.graph.walk import nodes_by_name, values_by_name
@@ -80,7 +80,8 @@ def correct(
     layers = correctable(model, plan)
     if not layers:
         return solutions
-    quantized = emit(model, plan, solutions)
+    # Whatever form will be written: in this one every bias is codes that can be fed, and the kernels are the same.
+    quantized = emit(model, replace(plan, form=Form.QDQ), solutions)
     results = _results(quantized, layers)
     cut = segments(quantized.graph, [[result] for result in results], _is_activation_dequantizer)
     feeds = feeds[: _affordable(quantized, cut, results, solutions, feeds)]
@@ -115,8 +116,8 @@ def _affordable(
 
 
 def correctable(model: ir.Model, plan: Plan) -> list[Layer]:
-    """The planned layers with a bias of their own, in graph order."""
-    nodes = nodes_by_name(model)
+    """The planned layers with a float32 bias of their own, in graph order."""
+    nodes, values = nodes_by_name(model), values_by_name(model)
     readers: dict[str, int] = {}
     for node in plan.nodes.values():
         for key in node.inputs:
@@ -125,7 +126,7 @@ def correctable(model: ir.Model, plan: Plan) -> list[Layer]:
     found = []
     for node in plan.nodes.values():
         bias = next((k for k in node.inputs if k is not None and plan.tensors[k].role is Role.BIAS), None)
-        if bias is not None and readers[bias] == 1:
+        if bias is not None and readers[bias] == 1 and values[plan.tensors[bias].tensor].dtype == ir.DataType.FLOAT:
             found.append(_layer(nodes[node.node], node, bias, plan))
     return found
 

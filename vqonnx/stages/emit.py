@@ -1,21 +1,31 @@
 """Emit: write plan and solutions into a copy of the model."""
 
+from collections.abc import Callable, Mapping
+
 import onnx_ir as ir
 
 from vqonnx.core.plan import Plan
 from vqonnx.core.solution import Solutions
+from vqonnx.core.target import Form
 from vqonnx.emitters.qdq import emit_qdq
+from vqonnx.emitters.qoperator import emit_qoperator
 from vqonnx.graph.io import load
 
 TARGET_KEY = "vqonnx.target"
 
+EMITTERS: Mapping[Form, Callable[[ir.Model, Plan, Solutions], None]] = {
+    Form.QDQ: emit_qdq,
+    Form.QOPERATOR: emit_qoperator,
+}
+"""Each rewrites a private model in place."""
+
 
 def emit(model: ir.Model, plan: Plan, solutions: Solutions) -> ir.Model:
-    """A quantized copy of a prepared model, which itself stays as it is; tensors left float are shared.
+    """A quantized copy of a prepared model, which itself stays as it is, in the plan's form; float tensors are shared.
 
     The target's name is stored in the metadata under ``vqonnx.target``.
     """
     quantized = load(model)
-    emit_qdq(quantized, plan, solutions)
+    EMITTERS[plan.form](quantized, plan, solutions)
     quantized.metadata_props[TARGET_KEY] = plan.target
     return quantized

@@ -8,10 +8,11 @@ import onnx_ir as ir
 from vqonnx.core.plan import Plan, Skip
 from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, nearest
-from vqonnx.graph.facts import linear_add
+from vqonnx.graph.facts import linear_add, operator_key
 from vqonnx.graph.walk import subgraphs, values_by_name
 from vqonnx.planning.assign import assign
 from vqonnx.planning.eligible import candidates, has_float_edge
+from vqonnx.planning.kernels import check_kernels
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import PlanRules
 from vqonnx.planning.selection import rejections
@@ -27,14 +28,20 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         known: Names of nodes that preparation folded away; patterns may name them without effect.
 
     Raises:
-        OptionError: A name or pattern matches nothing.
+        OptionError: A name or pattern matches nothing, or the target has no kernels for the form or types asked for.
     """
     nodes = list(model.graph)
     _check_overrides(model, rules)
-    rejected = {**rejections(nodes, rules.selection, known), **_with_biases(nodes, rules.floats)}
-    found, skips = candidates(nodes, target if rules.dynamic_matmul else _constant_weights_only(target), rejected)
+    device = _with_ops(target, rules)
+    rejected = {
+        **_not_requested(nodes, device, rules),
+        **rejections(nodes, rules.selection, known),
+        **_with_biases(nodes, rules.floats),
+    }
+    found, skips = candidates(nodes, device, rejected)
     partition = Partition(found, everything=rules.everything)
     tensors, plans = assign(partition, rules)
+    check_kernels(partition, tensors, plans)
     left = [*skips, *partition.skips, *_in_bodies(nodes)]
     order = {node.name: position for position, node in enumerate(nodes)}
     left.sort(key=lambda skip: order.get(skip.node, len(order)))
@@ -43,6 +50,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         tensors=tensors,
         nodes=plans,
         skips=tuple(left),
+        form=rules.form,
         keep_clips=rules.keep_clips,
         contrib=rules.contrib or _above(target, model),
     )
@@ -66,9 +74,25 @@ def _with_biases(nodes: Iterable[ir.Node], floats: Mapping[str, str]) -> dict[st
     return found
 
 
-def _constant_weights_only(target: Target) -> Target:
-    ops = {name: replace(support, dynamic_weight=False) for name, support in target.ops.items()}
+def _with_ops(target: Target, rules: PlanRules) -> Target:
+    """The target with its operators of the form that is asked for, and with constant weights only if so asked."""
+    if rules.form not in target.forms:
+        known = ", ".join(form.value for form in target.forms)
+        raise OptionError(
+            f"quant_format: target {target.name} has no operators in {rules.form.value} form; it has {known}.",
+            option="quant_format",
+        )
+    ops = target.forms[rules.form]
+    if not rules.dynamic_matmul:
+        ops = {name: replace(support, dynamic_weight=False) for name, support in ops.items()}
     return replace(target, ops=ops)
+
+
+def _not_requested(nodes: Iterable[ir.Node], target: Target, rules: PlanRules) -> dict[str, str]:
+    """The nodes whose integer kernels are so slow that a user must ask for them."""
+    slow = {key for key, support in target.ops.items() if support.on_request} - set(rules.selection.op_types)
+    reason = "its integer kernel is slower than the float one; op_types_to_quantize can ask for it"
+    return {node.name or "": reason for node in nodes if operator_key(node) in slow}
 
 
 def _in_bodies(nodes: Iterable[ir.Node]) -> list[Skip]:

@@ -5,13 +5,16 @@ becomes one integer kernel in the optimized graph and that kernel is not slower 
 left out, though they fuse: Softmax (4 x slower than float), AveragePool (13 x), Where and int8 MaxPool in NCHW.
 A MatMul of two activations gains no time and costs accuracy. A Conv breaks even between 16 and 32 products an output
 element; so the first one of an image network, with 27, and depthwise ones beside it are faster in float.
+
+The QOperator form has the same operators and some that no fusion reaches. Of those that are slower than float it writes
+what users name in ``op_types_to_quantize``.
 """
 
 from dataclasses import replace
 
 from vqonnx.core.qtype import INT8, UINT8
 from vqonnx.core.spec import QuantSpec
-from vqonnx.core.target import Kernel, OpSupport, Target
+from vqonnx.core.target import Form, Kernel, OpSupport, Target
 
 _MOVES = OpSupport(kernel=Kernel.MOVES, activations=(0,))
 _LIGHT = OpSupport()
@@ -43,6 +46,44 @@ _OPS = {
     "Resize": replace(_MOVES, opset=11),
 }  # fmt: skip
 
+# What kernels of integer operators take: weights' types by that of activations. All was tried (tests/emitters).
+_CODES: dict[str, tuple[str, ...]] = {"uint8": (), "int8": ()}
+_PRODUCTS = {"uint8": ("int8", "uint8"), "int8": ("int8",)}
+
+_QOPERATOR = {
+    **{
+        name: replace(support, types=_CODES if support.weight is None else _PRODUCTS)
+        for name, support in _OPS.items()
+    },
+    "com.microsoft::Attention": OpSupport(
+        activations=(0,), weight=1, weight_axis=1, float_output=True, heavy_from=1, types={"uint8": ("int8", "uint8")},
+        attributes={
+            "do_rotary": (0,), "past_present_share_buffer": (0,), "qkv_hidden_sizes": (), "rotary_embedding_dim": (0,),
+        },
+        absent=(5, 6),
+    ),
+    "ArgMax": OpSupport(types=_CODES),
+    "GatherElements": replace(_MOVES, types=_CODES),
+    "Pad": replace(_MOVES, types=_CODES, opset=11),
+    "Resize": replace(
+        _MOVES, types=_CODES, opset=11,
+        attributes={
+            # A crop's fill value would be taken for a code.
+            "coordinate_transformation_mode": (
+                "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric",
+            ),
+            # On codes, linear truncates and is slower than in float; cubic fails.
+            "mode": ("nearest",),
+        },
+    ),
+    # Several times slower than the float operator between two conversions. QLinearSoftmax fails on empty tensors.
+    "AveragePool": OpSupport(
+        types=_CODES, on_request=True, attributes={"dilations": ((1,), (1, 1), (1, 1, 1))}, opset=7
+    ),
+    "Softmax": OpSupport(types=_CODES, on_request=True, output_bounds=(0.0, 1.0), opset=13),
+    "Where": OpSupport(types=_CODES, on_request=True),
+}  # fmt: skip
+
 _ACTIVATION = QuantSpec(qtype=UINT8)
 _WEIGHT = QuantSpec(qtype=INT8, symmetric=True)
 
@@ -53,6 +94,7 @@ CPU_X86_VNNI = Target(
     activation=_ACTIVATION,
     weight=_WEIGHT,
     ops=_OPS,
+    other_ops={Form.QOPERATOR: _QOPERATOR},
     sources=("ONNX Runtime 1.31, qdq_selector_action_transformer.cc; measured",),
 )
 

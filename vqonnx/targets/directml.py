@@ -6,11 +6,30 @@ most: the int32 bias needs it. QGemm, QLinearMul, QLinearLeakyRelu, QLinearSoftm
 types are missing there.
 """
 
+from dataclasses import replace
+
 from vqonnx.core.qtype import INT8, UINT8
 from vqonnx.core.spec import QuantSpec
-from vqonnx.core.target import Kernel, OpSupport, Target
+from vqonnx.core.target import Form, Kernel, OpSupport, Target
 
 _MOVES = OpSupport(kernel=Kernel.MOVES, activations=(0,))
+_CODES: dict[str, tuple[str, ...]] = {"uint8": (), "int8": ()}
+_PRODUCTS = {"uint8": ("int8", "uint8"), "int8": ("int8", "uint8")}
+
+_OPS = {
+    "Conv": OpSupport(activations=(0,), weight=1, weight_axis=0, bias=2, heavy_from=1),
+    "MatMul": OpSupport(
+        activations=(0, 1), weight=1, weight_axis=1, dynamic_weight=True, float_output=True, heavy_from=1
+    ),
+    **dict.fromkeys(("Add", "AveragePool", "Concat", "GlobalAveragePool", "Sigmoid"), OpSupport()),
+    "Relu": OpSupport(kernel=Kernel.CLIPS),
+    "Clip": OpSupport(kernel=Kernel.CLIPS, activations=(0,)),
+    **dict.fromkeys(("Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"), _MOVES),
+}
+_QOPERATOR = {
+    **{name: replace(support, types=_CODES if support.weight is None else _PRODUCTS) for name, support in _OPS.items()},
+    "AveragePool": OpSupport(types=_CODES, attributes={"dilations": ((1,), (1, 1), (1, 1, 1))}),
+}
 
 DIRECTML = Target(
     name="directml",
@@ -18,18 +37,8 @@ DIRECTML = Target(
     description="DirectML on Windows, from its documentation; not executed by the developers",
     activation=QuantSpec(qtype=UINT8),
     weight=QuantSpec(qtype=INT8, symmetric=True),
-    ops={
-        "Conv": OpSupport(activations=(0,), weight=1, weight_axis=0, bias=2, heavy_from=1),
-        "MatMul": OpSupport(
-            activations=(0, 1), weight=1, weight_axis=1, dynamic_weight=True, float_output=True, heavy_from=1
-        ),
-        **dict.fromkeys(("Add", "AveragePool", "Concat", "GlobalAveragePool", "Sigmoid"), OpSupport()),
-        "Relu": OpSupport(kernel=Kernel.CLIPS),
-        "Clip": OpSupport(kernel=Kernel.CLIPS, activations=(0,)),
-        **dict.fromkeys(
-            ("Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"), _MOVES
-        ),
-    },
+    ops=_OPS,
+    other_ops={Form.QOPERATOR: _QOPERATOR},
     max_opset=20,
     sources=("ONNX Runtime, docs/OperatorKernels.md, DmlExecutionProvider",),
 )

@@ -1,0 +1,87 @@
+"""The float model behind a quantizer and its plan, looked up by the names that the quantizer's methods take."""
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from vqonnx.core.plan import Plan, Role, TensorPlan
+from vqonnx.errors import OptionError, nearest
+from vqonnx.graph.io import load
+from vqonnx.graph.walk import constant, values_by_name
+from vqonnx.quantizers.options import QuantizerOptions
+from vqonnx.quantizers.ranges import not_finite
+from vqonnx.quantizers.tensors import QuantizedTensors
+from vqonnx.stages.plan import make_plan
+
+Array = npt.NDArray[np.generic]
+
+
+class PlannedModel(QuantizedTensors):
+    """A float model with a plan; names are those of its tensors, or keys of the plan where a tensor has several.
+
+    Attributes:
+        model: The float model, private to this object.
+        options: What was asked for, parsed.
+        plan: What is quantized and how; made from model and options where None.
+    """
+
+    def __init__(self, model: onnx.ModelProto | ir.Model, options: QuantizerOptions) -> None:
+        super().__init__()
+        self.model = load(model)
+        self.options = options
+        self.plan: Plan | None = None
+
+    def current_plan(self) -> Plan:
+        """The plan in use; made on first need from the model and the options."""
+        if self.plan is None:
+            self.plan = make_plan(self.model, self.options.target, self.options.rules)
+        return self.plan
+
+    def float_array(self, name: str) -> Array:
+        """The float constant of that name (or of that key of the plan).
+
+        Raises:
+            OptionError: The model has no such constant.
+        """
+        value = self._values.get(self._tensor_name(name))
+        array = constant(value) if value is not None else None
+        if array is None:
+            raise OptionError(f"the model has no constant {name!r}{nearest(name, self._values)}.")
+        return array
+
+    def scale_dtype(self, name: str) -> np.dtype[np.generic]:
+        """float16 for a float16 tensor, else float32; float32 for a bias, whose scale float16 could not hold."""
+        tensor = self._tensor_plan(name)
+        value = self._values.get(self._tensor_name(name))
+        is_bias = tensor is not None and tensor.role is Role.BIAS
+        is_half = value is not None and value.dtype == ir.DataType.FLOAT16
+        return np.dtype(np.float16 if is_half and not is_bias else np.float32)
+
+    def _finite_bias(self, name: str) -> Array:
+        bias = self.float_array(name)
+        if not np.isfinite(bias).all():
+            raise not_finite(self._tensor_name(name), "the bias holds NaN or infinite values")
+        return bias
+
+    def _tensor_plan(self, name: str) -> TensorPlan | None:
+        return self.plan.tensors.get(name) if self.plan is not None else None
+
+    def _tensor_name(self, name: str) -> str:
+        tensor = self._tensor_plan(name)
+        return name if tensor is None else tensor.tensor
+
+    @cached_property
+    def _values(self) -> dict[str, ir.Value]:
+        return values_by_name(self.model)
+
+    @cached_property
+    def _biases(self) -> dict[str, list[TensorPlan]]:
+        """The planned biases of the nodes that read a weight, by the weight's key."""
+        found: dict[str, list[TensorPlan]] = {}
+        for tensor in self.current_plan().tensors.values():
+            if tensor.scale_of is not None:
+                found.setdefault(tensor.scale_of[1], []).append(tensor)
+        return found
