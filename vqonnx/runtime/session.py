@@ -13,8 +13,10 @@ import onnx_ir as ir
 
 from vqonnx.errors import OptionError, nearest
 from vqonnx.graph import external, walk
+from vqonnx.graph.domains import imported_domains
 from vqonnx.graph.io import load
 from vqonnx.graph.proto import initialized_values, lazy, serialized
+from vqonnx.ops.register import CUSTOM_DOMAINS, register
 from vqonnx.runtime.package import onnxruntime, require_providers, runtime_errors
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def open_session(
 
     A model in memory may be larger than a protobuf message: its mapped tensors are read by ORT from their
     files, its large arrays are used in place, and both live as long as the session. ``model`` is not changed.
+    One that imports the domain of Vitis AI's custom operators gets them, on the CPU.
 
     Args:
         model: A file, or a model in memory.
@@ -50,7 +53,7 @@ def open_session(
         options: Further session configuration entries, by ORT's keys.
 
     Raises:
-        DependencyError: onnxruntime or a provider is not installed.
+        DependencyError: onnxruntime or a provider is not installed, or what runs custom operators.
         ModelError: The file is missing or cannot be parsed.
         VerificationError: ORT refuses the model.
     """
@@ -66,6 +69,8 @@ def open_session(
         settings.optimized_model_filepath = str(optimized_path)
     for key, value in options.items():
         settings.add_session_config_entry(key, value)
+    if not CUSTOM_DOMAINS.isdisjoint(imported_domains(model)):
+        register(settings)
     path = str(model) if isinstance(model, Path) else None
     source: str | bytes
     values: dict[str, Any] = {}
