@@ -1,17 +1,21 @@
 """From the command line's options to the arguments of ``vqonnx.api``."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from vqonnx.cli.options import ElementType, Method
-from vqonnx.quantizers.types import CalibrationMethod, QuantType
+from vqonnx.cli.options import ElementType, Format, Method
+from vqonnx.errors import OptionError
+from vqonnx.planning.rules import Pattern
+from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantType
 
 
 class PlanArguments(TypedDict):
     """The arguments that ``quantize_static`` and ``plan`` share."""
 
     target: str
+    quant_format: QuantFormat
     nodes_to_exclude: list[str] | None
     nodes_to_quantize: list[str] | None
     op_types_to_quantize: list[str] | None
@@ -25,6 +29,7 @@ class PlanOptions:
     """The options of both commands, as typed by the user; None where nothing was."""
 
     target: str
+    form: Format
     exclude: list[str] | None
     nodes: list[str] | None
     op_types: list[str] | None
@@ -36,6 +41,7 @@ class PlanOptions:
         """The library's own values."""
         return PlanArguments(
             target=self.target,
+            quant_format=QuantFormat.of(self.form.value),
             nodes_to_exclude=self.exclude,
             nodes_to_quantize=self.nodes,
             op_types_to_quantize=self.op_types,
@@ -57,3 +63,44 @@ def _quant_type(element: ElementType | None) -> QuantType | None:
 def providers_of(names: Sequence[str] | None) -> tuple[str, ...]:
     """The execution providers; the CPU's where none is named."""
     return tuple(names) if names else ("CPUExecutionProvider",)
+
+
+def key_values(texts: Sequence[str] | None, option: str = "--option") -> dict[str, object]:
+    """``["damping=0.05", "clip=false"]`` as ``{"damping": 0.05, "clip": False}``.
+
+    Raises:
+        OptionError: There is no "=" in one.
+    """
+    found: dict[str, object] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"{option}: {text!r} is not of the form KEY=VALUE.", option=option)
+        found[key.strip()] = _value(value.strip())
+    return found
+
+
+def layer_settings(texts: Sequence[str] | None) -> dict[Pattern, dict[str, object]]:
+    """``["*down*:bits=8,block_size=64"]`` as ``{"*down*": {"bits": 8, "block_size": 64}}``.
+
+    Raises:
+        OptionError: One has another form.
+    """
+    found: dict[Pattern, dict[str, object]] = {}
+    for text in texts or ():
+        pattern, colon, settings = text.rpartition(":")  # "op:Gather:bits=8" and "re:.*" have colons of their own
+        if not colon or not pattern:
+            raise OptionError(
+                f"--layer: {text!r} is not of the form PATTERN:KEY=VALUE,KEY=VALUE, such as '*down*:bits=8'.",
+                option="--layer",
+            )
+        found[pattern] = key_values(settings.split(","), "--layer")
+    return found
+
+
+def _value(text: str) -> object:
+    """A number or a truth value as typed, else the text."""
+    try:
+        return json.loads(text.lower())
+    except json.JSONDecodeError:
+        return text

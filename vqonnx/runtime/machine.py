@@ -4,6 +4,7 @@ import platform
 
 import numpy as np
 import onnx_ir as ir
+import psutil
 
 from vqonnx.errors import OptionError
 from vqonnx.runtime.session import open_session
@@ -14,6 +15,11 @@ _X86 = ("x86_64", "amd64", "i386", "i686")
 _ROWS, _DEPTH, _COLUMNS = 8, 64, 32
 # Large enough for the blocked kernels. Two products make 2 * 255 * 127 = 64770, twice what int16 holds.
 _ACTIVATION, _WEIGHT = 255, 127
+
+
+def free_memory() -> int:
+    """Bytes that processes can have without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def cpu_target_name() -> str:
