@@ -9,6 +9,7 @@ from vqonnx.cli.group import ErrorsOnOneLine
 from vqonnx.cli.plan import plan
 from vqonnx.cli.quantize import quantize
 from vqonnx.cli.targets import targets
+from vqonnx.cli.weight_only import weight_only
 from vqonnx.version import __version__
 
 app = typer.Typer(
@@ -44,6 +45,12 @@ app.command(
     epilog="Example: [bold]vqonnx quantize model.onnx model.int8.onnx --calibration samples/ "
     "--exclude '*head*' --json report.json[/bold]"
 )(quantize)
+app.command(
+    "weight-only",
+    epilog="Examples: [bold]vqonnx weight-only llm.onnx llm.int4.onnx[/bold]; [bold]vqonnx weight-only llm.onnx "
+    "llm.int4.onnx --algorithm gptq --calibration samples/ --op-type MatMul --op-type Gather --layer op:Gather:bits=8"
+    "[/bold]",
+)(weight_only)
 app.command(epilog="Example: [bold]vqonnx plan model.onnx --target cpu-arm --exclude 're:.*attn.*'[/bold]")(plan)
 app.command(epilog="Example: [bold]vqonnx compare model.onnx model.int8.onnx --samples samples/ --tensors[/bold]")(
     compare
