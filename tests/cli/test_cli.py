@@ -7,15 +7,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from models import digits
 from vqonnx.cli.arguments import calibration_method
 from vqonnx.cli.main import app
-from vqonnx.cli.options import ElementType, Method
+from vqonnx.cli.options import ElementType, Format, Method
 from vqonnx.core.qtype import QTYPES
 from vqonnx.core.spec import RangeMethod
+from vqonnx.core.target import Form
 from vqonnx.errors import VerificationError
 from vqonnx.report.json import from_json
 from vqonnx.version import __version__
@@ -74,6 +76,7 @@ def test_choices_are_those_of_the_library():
     assert [one.value for one in Method] == [one.value for one in RangeMethod]
     assert [calibration_method(one).method.value for one in Method] == [one.value for one in RangeMethod]
     assert {one.value for one in ElementType} <= set(QTYPES)
+    assert [one.value for one in Format] == [one.value.lower() for one in Form]
 
 
 def test_quantize_writes_model_report_and_json(samples, tmp_path):
@@ -105,6 +108,16 @@ def test_plan_lists_every_node_with_its_reason(tmp_path):
     assert reasons["node_conv2d"] == "excluded by nodes_to_exclude"
     assert all(row["node"] in result.stdout for row in rows)
     assert any("uint8 x int8 per channel" in row["what"] for row in rows)
+
+
+def test_the_form_of_the_graph_can_be_chosen(samples, tmp_path):
+    result = run("plan", MODEL, "--format", "qoperator", "--json", tmp_path / "plan.json")
+    assert result.exit_code == 0, result.output
+    assert "in QOperator form" in result.stdout
+    assert json.loads((tmp_path / "plan.json").read_text())["form"] == "QOperator"
+    output = tmp_path / "q.onnx"
+    assert run("quantize", MODEL, output, "--calibration", samples, "--format", "qoperator", "-q").exit_code == 0
+    assert {"QLinearConv", "QGemm"} <= {node.op_type for node in onnx.load(output).graph.node}
 
 
 def test_compare_tells_the_figures_of_outputs_and_of_tensors(samples):

@@ -36,6 +36,21 @@ class ElementType(StrEnum):
     UINT16 = "uint16"
 
 
+class Format(StrEnum):
+    """How the quantized graph is written; the values of ``vqonnx.core.target.Form`` in lower case."""
+
+    QDQ = "qdq"
+    QOPERATOR = "qoperator"
+
+
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        "--format",
+        help="qdq: QuantizeLinear and DequantizeLinear, for runtimes to fuse; qoperator: integer operators themselves "
+        "(QLinearConv ...).",
+    ),
+]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The float model, an .onnx file.")]
 Target = Annotated[
     str,

@@ -6,6 +6,7 @@ from vqonnx.cli import options
 def plan(
     model: options.ModelPath,
     target: options.Target = "cpu",
+    form: options.FormatOption = options.Format.QDQ,
     exclude: options.Exclude = None,
     nodes: options.Nodes = None,
     op_type: options.OpTypes = None,
@@ -26,6 +27,7 @@ def plan(
 
     asked = PlanOptions(
         target=target,
+        form=form,
         exclude=exclude,
         nodes=nodes,
         op_types=op_type,

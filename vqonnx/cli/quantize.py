@@ -31,6 +31,7 @@ def quantize(
         ),
     ],
     target: options.Target = "cpu",
+    form: options.FormatOption = options.Format.QDQ,
     method: options.MethodOption = None,
     exclude: options.Exclude = None,
     nodes: options.Nodes = None,
@@ -71,6 +72,7 @@ def quantize(
 
     asked = PlanOptions(
         target=target,
+        form=form,
         exclude=exclude,
         nodes=nodes,
         op_types=op_type,
