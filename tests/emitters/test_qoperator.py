@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,12 @@ from vqonnx.core.qtype import INT8, UINT8, QType
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Form
 from vqonnx.errors import VqonnxError
+from vqonnx.graph.io import save
 from vqonnx.graph.proto import to_proto
 from vqonnx.kernels.affine import affine_params, quantize
+from vqonnx.report.figures import Outcome
+from vqonnx.stages.integer_kernels import integer_kernels
+from vqonnx.targets.directml import DIRECTML
 
 Model = onnx.ModelProto
 # The QDQ form with the same operators, so that the two plans are alike.
@@ -69,6 +74,29 @@ def test_any_model_gives_what_its_qdq_form_gives(case: Case) -> None:
                 assert (other.shape, other.dtype) == (one.shape, one.dtype)
                 size = np.abs(one.astype(np.float64)).max(initial=1e-9)
                 assert np.abs(one.astype(np.float64) - other).max(initial=0) <= 1.1 * size / 255
+
+
+@pytest.mark.parametrize("case", [case for case in cases().values() if case.runnable], ids=lambda case: case.name)
+def test_every_planned_node_really_is_an_integer_kernel(case: Case, tmp_path: Path) -> None:
+    made = quantizer(case.build(), list(case.feeds(2)), kind=ONNXQuantizer)
+    save(made.result(), tmp_path / "m.onnx")
+    found = integer_kernels(tmp_path / "m.onnx", made.current_plan(), providers=("CPUExecutionProvider",))
+    assert {kernel.outcome for kernel in found} <= {Outcome.INTEGER, Outcome.MERGED}
+    assert {kernel.op_type for kernel in found if kernel.outcome is Outcome.MERGED} <= {"Add", "Relu", "Clip"}
+
+
+@pytest.mark.parametrize("name", ["networks/residual_cnn", "networks/transformer"])
+def test_the_form_of_another_device_computes_the_same(name: str) -> None:
+    """DirectML's plan, whose operators this processor has too."""
+    case = cases()[name]
+    source, feeds = case.build(), list(case.feeds(4))
+    model = quantized(source, feeds, target=DIRECTML)
+    output = source.graph.output[0].name
+    assert sqnr(run(source, feeds[0])[output], run(model, feeds[0])[output]) > 18
+    assert {one.op_type for one in model.graph.node if one.domain} <= {
+        "MatMulIntegerToFloat", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool",
+        "QLinearSigmoid",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("make", [linear_bias, inner_output, taken_names, residual_cnn, annotated])

@@ -13,7 +13,7 @@ from vqonnx.core.solution import Solutions
 from vqonnx.graph.edit import add_initializer, make_node
 from vqonnx.graph.names import NameAllocator
 
-CONTRIB = "com.microsoft"
+_CONTRIB = "com.microsoft"
 
 
 class AffineNodes:
@@ -21,7 +21,7 @@ class AffineNodes:
 
     def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions, names: NameAllocator) -> None:
         self._graph = model.graph
-        self._domain = f"{CONTRIB}::" if plan.contrib else ""
+        self._domain = _CONTRIB if plan.contrib else ""
         self._solutions = solutions
         self._names = names
         self._made: dict[tuple[str, str], ir.Value] = {}
@@ -63,9 +63,10 @@ class AffineNodes:
         return self._made[name, kind]
 
     def _node(self, op_type: str, key: str, inputs: Sequence[ir.Value]) -> ir.Node:
-        name = f"{key}_{op_type}"
+        self._graph.opset_imports.setdefault(self._domain, 1)
+        name, op = f"{key}_{op_type}", f"{self._domain}::{op_type}"
         attributes = _attributes(self._solutions.params(key))
-        return make_node(self._names, self._domain + op_type, inputs, attributes, name=name, outputs=[f"{name}_Output"])
+        return make_node(self._names, op, inputs, attributes, name=name, outputs=[f"{name}_Output"])
 
 
 def _attributes(params: QuantParams) -> dict[str, int]:

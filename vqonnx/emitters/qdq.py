@@ -9,7 +9,7 @@ from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role, TensorPlan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
-from vqonnx.emitters.affine_nodes import CONTRIB, AffineNodes
+from vqonnx.emitters.affine_nodes import AffineNodes
 from vqonnx.graph.edit import insert_after_value, insert_before, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds
 from vqonnx.graph.names import NameAllocator
@@ -33,8 +33,6 @@ def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
         plan: What to quantize.
         solutions: The numbers.
     """
-    if plan.contrib and plan.nodes:
-        model.graph.opset_imports.setdefault(CONTRIB, 1)
     emitter = _QdqEmitter(model, plan, solutions)
     for node in plan.nodes.values():
         if node.kernel is Kernel.CLIPS:

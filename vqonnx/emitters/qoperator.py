@@ -9,11 +9,10 @@ import onnx_ir as ir
 from vqonnx.core.plan import NodePlan, Plan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
-from vqonnx.emitters.affine_nodes import CONTRIB
 from vqonnx.emitters.codes import Codes
 from vqonnx.emitters.integer_operators import Operands, Operator, integer_operator
 from vqonnx.emitters.qdq import clips_exactly
-from vqonnx.graph.edit import insert_after, insert_before, remove_dead, replace_uses
+from vqonnx.graph.edit import insert_after_value, insert_before, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds, linear_add
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import constant, nodes_by_name
@@ -38,7 +37,6 @@ def emit_qoperator(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
     """
     if not plan.nodes:
         return
-    model.graph.opset_imports.setdefault(CONTRIB, 1)
     emitter = _QOperatorEmitter(model, plan, solutions)
     for node in plan.nodes.values():
         emitter.emit(node)
@@ -51,6 +49,7 @@ class _QOperatorEmitter:
 
     def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions) -> None:
         self._plan = plan
+        self._imports = model.graph.opset_imports
         self._names = NameAllocator.of(model)
         self._codes = Codes(model, plan, solutions, self._names)
         self._nodes = nodes_by_name(model)
@@ -87,9 +86,8 @@ class _QOperatorEmitter:
         """float32 results of integer operators in the type of a float16 model."""
         assert like.dtype is not None
         cast = self._node(Operator("Cast", (value,), {"to": like.dtype.value}), f"{like.name}_cast", [like])
-        producer = value.producer()
-        assert producer is not None
-        insert_after(producer, cast)
+        cast.outputs[0].type = like.type
+        insert_after_value(value, cast)
         return cast.outputs[0]
 
     def _emit_operator(self, plan: NodePlan) -> None:
@@ -175,11 +173,10 @@ class _QOperatorEmitter:
     def _node(self, operator: Operator, name: str, results: Sequence[ir.Value]) -> ir.Node:
         """The node, under the name of the float one; its outputs have the shapes of ``results``, and no types yet."""
         domain, _, op_type = operator.op.rpartition("::")
+        self._imports.setdefault(domain, 1)
         inputs = list(operator.inputs)
         while inputs and inputs[-1] is None:
             inputs.pop()
-        outputs = [
-            ir.Value(name=self._names.unique(f"{old.name}_{op_type}"), type=old.type, shape=old.shape)
-            for old in results
-        ]
+        names = [self._names.unique(f"{old.name}_{op_type}") if old.name else "" for old in results]
+        outputs = [ir.Value(name=name, shape=old.shape) for name, old in zip(names, results, strict=True)]
         return ir.node(op_type, inputs, operator.attributes, domain=domain, outputs=outputs, name=name)

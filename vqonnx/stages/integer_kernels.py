@@ -1,8 +1,8 @@
 """Which planned nodes ONNX Runtime really runs as integer kernels, read from the graph that it optimized.
 
 A fusion keeps the name of the node at its heart (``conv1`` stays ``conv1``, or becomes ``conv1_token_3`` where the
-layout changed too), so names tell which node became which kernel. ORT writes no types of inner values, so they are
-followed from the quantizing nodes on.
+layout changed too), and the QOperator form gives integer operators the names of float ones, so names tell which node
+became which kernel. ORT writes no types of inner values, so they are followed from the quantizing nodes on.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ _GIVE_NUMBERS = frozenset(
     {
         *("DequantizeLinear", "Cast", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"),
         *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits", "MatMulBnb4", "QAttention"),
-        *("GatherBlockQuantized", "Shape", "Size"),
+        *("ArgMax", "GatherBlockQuantized", "Shape", "Size"),
     }
 )
 # What a MatMul can be part of: with an Add it becomes a Gemm.
@@ -65,7 +65,8 @@ def classified(optimized: ir.Model, plan: Plan) -> tuple[NodeKernel, ...]:
     """What each planned node is in ``optimized``, ONNX Runtime's graph."""
     nodes = list(walk.nodes(optimized))
     codes = _code_values(optimized, nodes)
-    hearts = _hearts(nodes, plan.nodes)
+    left = {skip.node for skip in plan.skips}  # such a name may continue that of a planned node
+    hearts = _hearts([node for node in nodes if node.name not in left], plan.nodes)
     return tuple(_of_node(planned, hearts.get(name), codes) for name, planned in plan.nodes.items())
 
 
