@@ -10,6 +10,7 @@ from vqonnx.version import __version__
 
 if TYPE_CHECKING:
     from vqonnx.api import plan, quantize_static
+    from vqonnx.api_weights import quantize_weight_only
     from vqonnx.core.plan import Plan
     from vqonnx.core.spec import QuantSpec
     from vqonnx.core.target import Kernel, OpSupport, Target
@@ -46,6 +47,7 @@ _HOMES = {
     "VqonnxError": "vqonnx.errors",
     "plan": "vqonnx.api",
     "quantize_static": "vqonnx.api",
+    "quantize_weight_only": "vqonnx.api_weights",
 }
 
 __all__ = [  # noqa: RUF022 - the version last
@@ -67,6 +69,7 @@ __all__ = [  # noqa: RUF022 - the version last
     "VqonnxError",
     "plan",
     "quantize_static",
+    "quantize_weight_only",
     "__version__",
 ]
 
