@@ -5,7 +5,7 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -165,6 +165,7 @@ def test_one_element_passes_and_no_element_stays_none(fmt):
 
 
 @FORMATS
+@settings(max_examples=30)
 @given(
     x=hnp.arrays(
         np.float32, hnp.array_shapes(max_dims=3, max_side=40), elements=st.floats(-(2.0**99), 2.0**99, width=32)
