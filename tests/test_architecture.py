@@ -32,7 +32,8 @@ STANDS_ON = {
     "packing": ("stages",),
     "weight_only": ("packing", "clock"),
     "api_weights": ("weight_only",),
-    "api": ("static", "api_weights"),
+    "convert": ("stages",),
+    "api": ("static", "api_weights", "convert"),
     "cli": ("api",),
     "compat": ("api",),
 }

@@ -11,6 +11,7 @@ from vqonnx.version import __version__
 if TYPE_CHECKING:
     from vqonnx.api import plan, quantize_static
     from vqonnx.api_weights import quantize_weight_only
+    from vqonnx.convert import Conversion, convert_weights
     from vqonnx.core.plan import Plan
     from vqonnx.core.spec import QuantSpec
     from vqonnx.core.target import Kernel, OpSupport, Target
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BaseQuantizer": "vqonnx.quantizers.base",
     "CalibrationMethod": "vqonnx.quantizers.types",
+    "Conversion": "vqonnx.convert",
     "Kernel": "vqonnx.core.target",
     "ONNXQuantizer": "vqonnx.quantizers.onnx_quantizer",
     "OpSupport": "vqonnx.core.target",
@@ -45,6 +47,7 @@ _HOMES = {
     "Report": "vqonnx.report.model",
     "Target": "vqonnx.core.target",
     "VqonnxError": "vqonnx.errors",
+    "convert_weights": "vqonnx.convert",
     "plan": "vqonnx.api",
     "quantize_static": "vqonnx.api",
     "quantize_weight_only": "vqonnx.api_weights",
@@ -53,6 +56,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 - the version last
     "BaseQuantizer",
     "CalibrationMethod",
+    "Conversion",
     "Kernel",
     "ONNXQuantizer",
     "OpSupport",
@@ -67,6 +71,7 @@ __all__ = [  # noqa: RUF022 - the version last
     "Report",
     "Target",
     "VqonnxError",
+    "convert_weights",
     "plan",
     "quantize_static",
     "quantize_weight_only",

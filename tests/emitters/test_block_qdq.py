@@ -29,7 +29,7 @@ from tests.emitters.test_matmul_nbits import NAMES, normal, product
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.emitters.block_qdq import in_blocks
 from vqonnx.emitters.channel_qdq import per_channel
-from vqonnx.emitters.dequantize import read
+from vqonnx.emitters.dequantize import find, read
 from vqonnx.errors import OptionError, UnsupportedModelError
 from vqonnx.graph.io import load, save
 from vqonnx.graph.proto import to_proto
@@ -287,7 +287,7 @@ def test_every_layout_is_read_as_onnx_means_it(rng, kind, with_zero_points, tran
 
     meant = codes.astype(np.float32) - (wide(zeros.astype(np.float32)) if with_zero_points else 0)
     meant = meant * wide(scales)
-    np.testing.assert_array_equal(real(read(node, transposed=transposed)), meant.T if transposed else meant)
+    np.testing.assert_array_equal(real(find(node, transposed=transposed).read()), meant.T if transposed else meant)
 
 
 def test_zero_points_that_are_all_zero_are_left_out(rng):

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vqonnx.cli.compare import compare
+from vqonnx.cli.convert import convert
 from vqonnx.cli.group import ErrorsOnOneLine
 from vqonnx.cli.plan import plan
 from vqonnx.cli.quantize import quantize
@@ -55,6 +56,7 @@ app.command(epilog="Example: [bold]vqonnx plan model.onnx --target cpu-arm --exc
 app.command(epilog="Example: [bold]vqonnx compare model.onnx model.int8.onnx --samples samples/ --tensors[/bold]")(
     compare
 )
+app.command(epilog="Example: [bold]vqonnx convert llm.int4.onnx llm.qdq.onnx --to qdq[/bold]")(convert)
 app.command()(targets)
 
 

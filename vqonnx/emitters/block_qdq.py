@@ -1,6 +1,6 @@
 """Blocks of codes as a DequantizeLinear with ``block_size`` on axis 0 of [K, N] (opset 21; 2 bits: opset 25).
 
-ONNX Runtime 1.31 fuses blocks of 16 to 256 at 2, 4 and 8 bits, 1.24 at 4 bits only.
+ONNX Runtime 1.31 fuses blocks of 16 to 256 at 2, 4 and 8 bits; 1.24 only those of 4 bits in front of a float32 MatMul.
 """
 
 from functools import partial

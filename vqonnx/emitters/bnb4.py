@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from vqonnx.core.blocks import CodebookBlocks, block_count, packed_bytes
-from vqonnx.emitters.matmul_nbits import unreadable
+from vqonnx.emitters.matmul_nbits import UnreadableWeightError
 from vqonnx.emitters.products import add_bias
 from vqonnx.emitters.replacement import Replacement
 from vqonnx.errors import OptionError
@@ -74,11 +74,11 @@ def read(node: ir.Node) -> CodebookBlocks:
     book = _BOOKS.get(node.attributes["quant_type"].as_int())
     codes, absmax = constant_tensor(node.inputs[1]), constant(node.inputs[2])
     if book is None or not int_attribute(node, "transB", 1):
-        raise unreadable(node, "it is of an unknown code book or not transposed")
+        raise UnreadableWeightError(node, "it is of an unknown code book or not transposed")
     if codes is None or codes.nbytes != packed_bytes(n * k, _BITS) or codes.dtype != ir.DataType.UINT8:
-        raise unreadable(node, "its codes are no constant of the size that its attributes say")
+        raise UnreadableWeightError(node, "its codes are no constant of the size that its attributes say")
     if absmax is None or absmax.size != block_count(n * k, size):
-        raise unreadable(node, "its scales are no constant of the size that its attributes say")
+        raise UnreadableWeightError(node, "its scales are no constant of the size that its attributes say")
     return CodebookBlocks(
         codes=packed_data(codes),
         absmax=absmax.reshape(-1),

@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from vqonnx.core.blocks import U8, KMajorBlocks, QuantizedBlocks, block_count
-from vqonnx.emitters.matmul_nbits import unreadable
+from vqonnx.core.blocks import KMajorBlocks, QuantizedBlocks, block_count
+from vqonnx.emitters.matmul_nbits import UnreadableWeightError
 from vqonnx.emitters.products import add_bias
 from vqonnx.emitters.replacement import Replacement
 from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.edit import add_initializer
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.packed import packed_data
-from vqonnx.graph.walk import constant, constant_tensor
+from vqonnx.graph.walk import constant_tensor
 from vqonnx.kernels.packing import from_k_major, from_n_major, pack, unpack, unpack_zero_points
 
 _OPSETS = {2: 25, 4: 21, 8: 13}
@@ -96,8 +96,49 @@ def _own(replacement: Replacement, tensor: ir.TensorProtocol, name: str) -> ir.V
     return add_initializer(replacement.graph, replacement.names.unique(name), tensor)
 
 
-def read(node: ir.Node, *, transposed: bool = False) -> QuantizedBlocks:
-    """The weight of a DequantizeLinear node, blocked, per channel or per tensor, as blocks of codes (a copy).
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredWeight:
+    """What a DequantizeLinear of a constant matrix holds, found but not read.
+
+    Attributes:
+        codes: [K, N], or [N, K] where ``transposed``; of 2, 4 or 8 bits.
+        scales: One a block, in the order of the codes, one a channel, or one.
+        zero_points: As the scales; None if all are 0.
+        block_size: Neighbours along K that share a scale.
+        transposed: Whether the output is [N, K].
+    """
+
+    codes: ir.TensorProtocol
+    scales: ir.TensorProtocol
+    zero_points: ir.TensorProtocol | None
+    block_size: int
+    transposed: bool
+
+    def read(self) -> QuantizedBlocks:
+        """The weight as blocks of codes: a copy, each time."""
+        (bits, signed), shape = _TYPES[self.codes.dtype], self.codes.shape.numpy()
+        k, n = reversed(shape) if self.transposed else shape
+        groups = block_count(k, self.block_size)
+        grid = (n, groups) if self.transposed else (groups, n)
+        zero_points = None
+        if self.zero_points is not None:
+            zeros = unpack(packed_data(self.zero_points), bits, self.zero_points.size)
+            zero_points = pack(_spread(zeros.reshape(self.zero_points.shape.numpy()), grid).reshape(-1), bits)
+        stored = KMajorBlocks(
+            codes=packed_data(self.codes),
+            scales=_spread(self.scales.numpy(), grid),
+            zero_points=zero_points,
+            signed=signed,
+            bits=bits,
+            block_size=self.block_size,
+            in_features=k,
+            out_features=n,
+        )
+        return _normal(from_n_major(stored) if self.transposed else from_k_major(stored))
+
+
+def find(node: ir.Node, *, transposed: bool = False) -> StoredWeight:
+    """The weight of a DequantizeLinear node, blocked, per channel or per tensor.
 
     Args:
         node: DequantizeLinear (ONNX, opset 10 to 25, or com.microsoft).
@@ -107,32 +148,24 @@ def read(node: ir.Node, *, transposed: bool = False) -> QuantizedBlocks:
         UnsupportedModelError: The weight is computed, no matrix, or no integer of 2, 4 or 8 bits, or its scales run
             along another axis.
     """
-    codes, scales = constant_tensor(node.inputs[0]), constant(node.inputs[1])
+    codes, scales = constant_tensor(node.inputs[0]), constant_tensor(node.inputs[1])
     if codes is None or scales is None:
-        raise unreadable(node, "its codes or scales are computed at run time")
+        raise UnreadableWeightError(node, "its codes or scales are computed at run time")
     shape = tuple(codes.shape.numpy())
     if len(shape) != 2 or codes.dtype not in _TYPES:
-        raise unreadable(node, f"its codes are {codes.dtype.name.lower()} {list(shape)}, no matrix of 2, 4 or 8 bits")
-    if int_attribute(node, "output_dtype", 0) not in (0, int(ir.DataType.from_numpy(scales.dtype))):
-        raise unreadable(node, "its output has another type than its scales")
-    (bits, signed), (k, n) = _TYPES[codes.dtype], reversed(shape) if transposed else shape
-    size = _block_size(node, scales.shape, (k, n), transposed)
-    groups = block_count(k, size)
-    grid = (n, groups) if transposed else (groups, n)
-    if int_attribute(node, "block_size", 0) and scales.shape != grid:
-        raise unreadable(node, f"its scales have shape {list(scales.shape)} instead of {list(grid)}")
-    zeros = _zero_points(node, codes.dtype, bits)
-    stored = KMajorBlocks(
-        codes=packed_data(codes),
-        scales=_spread(scales, grid),
-        zero_points=None if zeros is None else pack(_spread(zeros, grid).reshape(-1), bits),
-        signed=signed,
-        bits=bits,
-        block_size=size,
-        in_features=k,
-        out_features=n,
-    )
-    return _normal(from_n_major(stored) if transposed else from_k_major(stored))
+        raise UnreadableWeightError(
+            node, f"its codes are {codes.dtype.name.lower()} {list(shape)}, no matrix of 2, 4 or 8 bits"
+        )
+    if int_attribute(node, "output_dtype", 0) not in (0, int(scales.dtype)):
+        raise UnreadableWeightError(node, "its output has another type than its scales")
+    k, n = reversed(shape) if transposed else shape
+    size = _block_size(node, tuple(scales.shape.numpy()), (k, n), transposed)
+    return StoredWeight(codes, scales, _zero_points(node, codes.dtype, scales), size, transposed)
+
+
+def read(node: ir.Node) -> QuantizedBlocks:
+    """The weight of a DequantizeLinear node whose output is [K, N], as blocks of codes (a copy); see ``find``."""
+    return find(node).read()
 
 
 def _block_size(node: ir.Node, scales: tuple[int, ...], sizes: tuple[int, int], transposed: bool) -> int:
@@ -140,23 +173,26 @@ def _block_size(node: ir.Node, scales: tuple[int, ...], sizes: tuple[int, int], 
     (k, n), along = sizes, 1 if transposed else 0
     axis, size = int_attribute(node, "axis", 1) % 2, int_attribute(node, "block_size", 0)
     if size:
+        grid = [block_count(k, size), n]
+        wanted = grid[::-1] if transposed else grid
         if axis != along:
-            raise unreadable(node, "its blocks run along the outputs, not along the sums")
+            raise UnreadableWeightError(node, "its blocks run along the outputs, not along the sums")
+        if list(scales) != wanted:
+            raise UnreadableWeightError(node, f"its scales have shape {list(scales)} instead of {wanted}")
         return size
     if math.prod(scales) == 1 or (axis != along and scales == (n,)):
         return k
-    raise unreadable(node, "its scales run along the sums")
+    raise UnreadableWeightError(node, "its scales run along the sums")
 
 
-def _zero_points(node: ir.Node, dtype: ir.DataType, bits: int) -> U8 | None:
-    """Zero points as stored, one a byte; None if there are none."""
+def _zero_points(node: ir.Node, dtype: ir.DataType, scales: ir.TensorProtocol) -> ir.TensorProtocol | None:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
         return None
     tensor = constant_tensor(value)
-    if tensor is None or tensor.dtype != dtype:
-        raise unreadable(node, "its zero points are computed at run time or of another type than its codes")
-    return unpack(packed_data(tensor), bits, tensor.size).reshape(tensor.shape.numpy())
+    if tensor is None or tensor.dtype != dtype or tensor.shape != scales.shape:
+        raise UnreadableWeightError(node, "its zero points are computed at run time, or unlike its codes and scales")
+    return tensor
 
 
 def _spread(parameter: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -20,10 +20,10 @@ import onnx_ir as ir
 from vqonnx.core.blocks import U8, FloatArray, QuantizedBlocks, block_count, packed_bytes
 from vqonnx.emitters.matmul_nbits import (
     NBitsWeight,
+    UnreadableWeightError,
     fast_block_size,
     nbits_attributes,
     stored_zero_points,
-    unreadable,
 )
 from vqonnx.emitters.replacement import Replacement
 from vqonnx.graph.edit import add_initializer, insert_first, make_node
@@ -161,11 +161,11 @@ def read(node: ir.Node) -> QuantizedBlocks:
     bits, size = int_attribute(node, "bits", 4), int_attribute(node, "block_size", 128)
     axes = int_attribute(node, "gather_axis", 0), int_attribute(node, "quantize_axis", 1)
     if tensor is None or tensor.dtype != ir.DataType.UINT8 or len(tensor.shape) != 2 or axes not in ((0, 1), (0, -1)):
-        raise unreadable(node, "its table is not a constant of packed rows, uint8 [N, C]")
+        raise UnreadableWeightError(node, "its table is not a constant of packed rows, uint8 [N, C]")
     n, columns = tensor.shape.numpy()
     scales: FloatArray | None = constant(node.inputs[_SCALES])
     if scales is None or scales.ndim != 2 or len(scales) != n:
-        raise unreadable(node, "its scales are no constant [N, J]")
+        raise UnreadableWeightError(node, "its scales are no constant [N, J]")
     zero_points = stored_zero_points(node, _ZERO_POINTS, (n, scales.shape[1]), bits)
     k = _width(node, columns * 8 // bits)
     count = block_count(k, size)

@@ -9,9 +9,10 @@ Facts of ONNX Runtime 1.31 on a CPU, that rule what is written here:
 * ``accuracy_level`` 4 rounds the inputs to 8 bits (42 to 48 dB); below it, 2 and 8 bits run in the plain loop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -25,10 +26,11 @@ from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.packed import computed_tensor, packed_data
 from vqonnx.graph.walk import constant_tensor
 from vqonnx.kernels.packing import unpack
-from vqonnx.kernels.reblock import codes_in_blocks, scales_in_blocks, zero_points_in_blocks
+from vqonnx.kernels.reblock import codes_in_blocks, scales_in_blocks, with_block_size, zero_points_in_blocks
 
 OPERATOR = "com.microsoft::MatMulNBits"
 
+_Data: TypeAlias = np.ndarray | ir.TensorProtocol
 _CODES, _SCALES, _ZERO_POINTS, _GROUP_INDEX, _BIAS = 1, 2, 3, 4, 5
 
 
@@ -62,25 +64,57 @@ def store(graph: ir.Graph, names: NameAllocator, key: str, blocks: QuantizedBloc
         OptionError: There is no fast kernel for these blocks.
     """
     size = fast_block_size(blocks)
-    zero_points = zero_points_in_blocks(blocks, size)
+    codes: np.ndarray | ir.TensorProtocol = blocks.codes
+    if size != blocks.block_size:
+        shape = (blocks.out_features, block_count(blocks.in_features, size), packed_bytes(size, blocks.bits))
+        codes = computed_tensor(partial(codes_in_blocks, blocks, size), ir.DataType.UINT8, shape)
+    parts = (codes, scales_in_blocks(blocks, size), zero_points_in_blocks(blocks, size))
+    return _stored(graph, names, key, parts, nbits_attributes(blocks, size))
+
+
+def store_unread(
+    graph: ir.Graph, names: NameAllocator, key: str, read_again: Callable[[], QuantizedBlocks]
+) -> NBitsWeight:
+    """``store`` for a weight that is not kept: ``read_again`` gives it now, and when the model is written.
+
+    Raises:
+        OptionError: There is no fast kernel for its blocks.
+    """
+    blocks = read_again()
+    size = fast_block_size(blocks)
+
+    def part(name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
+        return computed_tensor(lambda: getattr(with_block_size(read_again(), size), name), dtype, shape)
+
+    n, groups = blocks.out_features, block_count(blocks.in_features, size)
+    packed = ir.DataType.UINT8
+    zero_points = None
+    if not blocks.symmetric:
+        zero_points = part("zero_points", packed, (n, packed_bytes(groups, blocks.bits)))
+    codes = part("codes", packed, (n, groups, packed_bytes(size, blocks.bits)))
+    scales = part("scales", ir.DataType.from_numpy(blocks.scales.dtype), (n, groups))
+    return _stored(graph, names, key, (codes, scales, zero_points), nbits_attributes(blocks, size))
+
+
+def _stored(
+    graph: ir.Graph,
+    names: NameAllocator,
+    key: str,
+    parts: tuple[_Data, _Data, _Data | None],
+    attributes: Mapping[str, int],
+) -> NBitsWeight:
+    codes, scales, zero_points = parts
     return NBitsWeight(
-        add_initializer(graph, names.unique(f"{key}_Q{blocks.bits}"), _codes(blocks, size)),
-        add_initializer(graph, names.unique(f"{key}_scales"), scales_in_blocks(blocks, size)),
+        add_initializer(graph, names.unique(f"{key}_Q{attributes['bits']}"), codes),
+        add_initializer(graph, names.unique(f"{key}_scales"), scales),
         None if zero_points is None else add_initializer(graph, names.unique(f"{key}_zero_points"), zero_points),
-        nbits_attributes(blocks, size),
+        attributes,
     )
 
 
 def nbits_attributes(blocks: QuantizedBlocks, size: int) -> dict[str, int]:
     """The attributes of MatMulNBits that describe the weight, in blocks of ``size``."""
     return {"K": blocks.in_features, "N": blocks.out_features, "bits": blocks.bits, "block_size": size}
-
-
-def _codes(blocks: QuantizedBlocks, size: int) -> U8 | ir.TensorProtocol:
-    if size == blocks.block_size:
-        return blocks.codes
-    shape = (blocks.out_features, block_count(blocks.in_features, size), packed_bytes(size, blocks.bits))
-    return computed_tensor(partial(codes_in_blocks, blocks, size), ir.DataType.UINT8, shape)
 
 
 def fast_block_size(blocks: QuantizedBlocks) -> int:
@@ -115,11 +149,11 @@ def read(node: ir.Node) -> QuantizedBlocks:
     k, n, bits = (node.attributes[name].as_int() for name in ("K", "N", "bits"))
     size = node.attributes["block_size"].as_int()
     if _input(node, _GROUP_INDEX) is not None:
-        raise unreadable(node, "its rows are permuted (g_idx)")
+        raise UnreadableWeightError(node, "its rows are permuted (g_idx)")
     if bits not in (2, 4, 8):
-        raise unreadable(node, f"it has codes of {bits} bits")
+        raise UnreadableWeightError(node, f"it has codes of {bits} bits")
     if int_attribute(node, "weight_prepacked", 0):
-        raise unreadable(node, "its codes lie as one device wants them (weight_prepacked)")
+        raise UnreadableWeightError(node, "its codes lie as one device wants them (weight_prepacked)")
     blocks, width = block_count(k, size), packed_bytes(size, bits)
     return QuantizedBlocks(
         codes=_read_codes(node, n, blocks * width).reshape(n, blocks, width),
@@ -136,7 +170,7 @@ def _read_codes(node: ir.Node, rows: int, width: int) -> U8:
     """The first ``width`` bytes of each row."""
     tensor = _table(_input(node, _CODES), rows)
     if tensor is None or tensor.dtype != ir.DataType.UINT8 or tensor.size % rows or tensor.size < rows * width:
-        raise unreadable(node, "its codes are no constant of the size that its attributes say")
+        raise UnreadableWeightError(node, "its codes are no constant of the size that its attributes say")
     return packed_data(tensor).reshape(rows, -1)[:, :width]
 
 
@@ -151,7 +185,7 @@ def _table(value: ir.Value | None, rows: int) -> ir.TensorProtocol | None:
 def _read_scales(node: ir.Node, n: int, blocks: int) -> FloatArray:
     tensor = _table(_input(node, _SCALES), n)
     if tensor is None or tensor.size % n or tensor.size < n * blocks:
-        raise unreadable(node, "its scales are no constant of the size that its attributes say")
+        raise UnreadableWeightError(node, "its scales are no constant of the size that its attributes say")
     return tensor.numpy().reshape(n, -1)[:, :blocks]
 
 
@@ -172,21 +206,38 @@ def stored_zero_points(node: ir.Node, index: int, shape: tuple[int, int], bits: 
         return None
     tensor = constant_tensor(value)
     if tensor is None:
-        raise unreadable(node, "its zero points are computed at run time")
+        raise UnreadableWeightError(node, "its zero points are computed at run time")
     if tensor.dtype != ir.DataType.UINT8:
-        raise unreadable(node, f"its zero points are {tensor.dtype.name.lower()}, not packed codes")
+        raise UnreadableWeightError(node, f"its zero points are {tensor.dtype.name.lower()}, not packed codes")
     n, blocks = shape
     if tensor.size != n * packed_bytes(blocks, bits):
-        raise unreadable(node, f"it has {tensor.size} bytes of zero points instead of {n * packed_bytes(blocks, bits)}")
+        raise UnreadableWeightError(
+            node, f"it has {tensor.size} bytes of zero points instead of {n * packed_bytes(blocks, bits)}"
+        )
     packed = packed_data(tensor).reshape(n, -1)
     return None if np.all(unpack(packed, bits, blocks) == 1 << (bits - 1)) else packed
 
 
-def unreadable(node: ir.Node, why: str) -> UnsupportedModelError:
-    """The error that says why a node's weight cannot be taken as blocks of codes."""
-    return UnsupportedModelError(
-        f"the weight of node {node.name!r} ({node.op_type}) cannot be read: {why}.", node=node.name
-    )
+class UnreadableWeightError(UnsupportedModelError):
+    """A node whose weight cannot be taken as blocks of codes.
+
+    Attributes:
+        why: The reason alone.
+    """
+
+    def __init__(self, node: ir.Node, why: str) -> None:
+        self.why = why
+        super().__init__(f"the weight of node {node.name!r} ({node.op_type}) cannot be read: {why}.", node=node.name)
+
+
+def codes_of(node: ir.Node) -> ir.Value | None:
+    """The input of a MatMulNBits node that holds its codes."""
+    return _input(node, _CODES)
+
+
+def bias_of(node: ir.Node) -> ir.Value | None:
+    """The bias of a MatMulNBits node."""
+    return _input(node, _BIAS)
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:

@@ -17,6 +17,7 @@ from vqonnx.emitters.matmul_nbits import NBitsWeight
 from vqonnx.emitters.products import Multiply, replace_product
 from vqonnx.errors import OptionError, UnsupportedModelError
 from vqonnx.graph.edit import remove_dead
+from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.names import NameAllocator
 
 _CONTRIB = "com.microsoft"
@@ -150,8 +151,9 @@ def _emit_qdq(site: _Site, plan: WeightPlan, packed: PackedWeight, products: Lay
 
 
 def dequantized_weight(key: str, blocks: QuantizedBlocks) -> DequantizedWeight:
-    """A weight for DequantizeLinear: in blocks, or per channel where one block spans all of K."""
-    return (per_channel if blocks.block_size == blocks.in_features else in_blocks)(key, blocks)
+    """A weight for DequantizeLinear: in its blocks, or per channel where the one that spans K is of no fast size."""
+    alone = blocks.blocks == 1 and matmul_nbits.fast_block_size(blocks) != blocks.block_size
+    return (per_channel if alone else in_blocks)(key, blocks)
 
 
 def _emit_channel_qdq(site: _Site, plan: WeightPlan, packed: PackedWeight, products: Layers, lookups: Layers) -> None:
@@ -216,12 +218,11 @@ def read_blocks(node: ir.Node) -> PackedWeight:
     read = _READERS.get(node.op_type)
     if read is not None:
         return read(node)
-    dequantizer = None if len(node.inputs) < 2 or node.inputs[1] is None else node.inputs[1].producer()
-    if node.op_type not in ("MatMul", "Gemm") or dequantizer is None or dequantizer.op_type != "DequantizeLinear":
-        raise matmul_nbits.unreadable(node, "it is not packed")
-    return dequantize.read(
-        dequantizer, transposed="transB" in node.attributes and node.attributes["transB"].as_int() == 1
-    )
+    weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
+    dequantizer = None if weight is None else weight.producer()
+    if dequantizer is None or dequantizer.op_type != "DequantizeLinear":
+        raise matmul_nbits.UnreadableWeightError(node, "it is not packed")
+    return dequantize.find(dequantizer, transposed=bool(int_attribute(node, "transB", 0))).read()
 
 
 _READERS: Mapping[str, Callable[[ir.Node], PackedWeight]] = {
