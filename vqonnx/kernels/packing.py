@@ -187,4 +187,6 @@ def _stored_zero_points(blocks: KMajorBlocks) -> U8:
 def _from_stored(blocks: KMajorBlocks, codes: U8, scales: FloatArray, zero_points: U8) -> QuantizedBlocks:
     shift = np.uint8(1 << (blocks.bits - 1) if blocks.signed else 0)
     unsigned = None if blocks.signed and blocks.zero_points is None else zero_points ^ shift
-    return pack_blocks(codes ^ shift if shift else codes, scales, unsigned, bits=blocks.bits, block_size=blocks.block_size)
+    if shift:
+        codes = codes ^ shift
+    return pack_blocks(codes, scales, unsigned, bits=blocks.bits, block_size=blocks.block_size)
