@@ -13,7 +13,7 @@ from vqonnx.kernels.parallel import in_parallel
 F32 = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.floating]
 
-_ALONE = 1 << 16  # elements; fewer are done before another thread has started
+_ALONE = 1 << 18  # elements; fewer are done before another thread has started
 
 
 def round_to_float(x: FloatArray, qtype: QType, *, saturate: bool = False) -> F32:

@@ -12,7 +12,7 @@ from vqonnx.kernels.parallel import in_parallel
 F32 = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.floating]
 
-_ALONE = 1 << 16  # elements; fewer are done before another thread has started
+_ALONE = 1 << 18  # elements; fewer are done before another thread has started
 _LANES = 16  # fewer columns than this leave SIMD lanes empty: such tensors are turned
 
 
