@@ -220,10 +220,6 @@ CASES: dict[str, Case] = {
         text='DepthToSpace <blocksize = 2, mode = "CRD"> (x)', shapes=((1, 4, 2, 3),), result=(1, 1, 4, 6),
         numpy=lambda x: x.reshape(1, 1, 2, 2, 2, 3).transpose(0, 1, 4, 2, 5, 3).reshape(1, 1, 4, 6),
     ),
-    "space to depth": Case(
-        text="SpaceToDepth <blocksize = 2> (x)", shapes=((1, 1, 4, 6),), result=(1, 4, 2, 3),
-        numpy=lambda x: x.reshape(1, 1, 2, 2, 3, 2).transpose(0, 3, 5, 1, 2, 4).reshape(1, 4, 2, 3),
-    ),
     "split": Case(text="Split <num_outputs = 1> (x)", shapes=((3, 2),), result=(3, 2), numpy=lambda x: x),
     "arg max": Case(
         text="ArgMax <axis = 1, keepdims = 0> (x)", shapes=((4, 9),), result=(4,), result_type="int64",

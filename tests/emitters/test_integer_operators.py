@@ -83,7 +83,8 @@ def test_an_operator_computes_what_its_codes_stand_for(
     name: str, activation: str, weight: str, per_channel: bool
 ) -> None:
     case = CASES[name]
-    work = made(case, activation, weight, eager(), per_channel=per_channel)
+    options = {"WeightSymmetric": per_channel}  # where one zero point must do for all channels
+    work = made(case, activation, weight, eager(), per_channel=per_channel, extra_options=options)
     model = work.quantize_model()
     onnx.checker.check_model(model, full_check=True)
     feed = case.feeds(5)[4]  # the ranges have not seen it
@@ -132,7 +133,8 @@ def test_the_table_has_exactly_the_types_that_onnx_runtime_has_kernels_for(name:
             if runs(model, case):
                 found[activation] = (*found.get(activation, ()), weight)
     listed = {one: tuple(sorted(weights or ("int8",))) for one, weights in support.types.items()}
-    assert {one: tuple(sorted(weights)) for one, weights in found.items()} == listed
+    newer = {"int8": ("int8",)} if case.op_type == "DepthToSpace" else {}  # ONNX Runtime 1.31 has it, 1.24 does not
+    assert {one: tuple(sorted(weights)) for one, weights in found.items()} in (listed, listed | newer)
 
 
 @pytest.mark.parametrize("target", [get_target(name) for name in target_names()], ids=lambda one: one.name)

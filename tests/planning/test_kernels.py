@@ -46,6 +46,10 @@ def between(line: str, shape: str = "N, 4, 6, 6", opset: int = 17, **constants: 
             "its activations would be int8 and uint8, which must be of one type",
         ),
         (
+            {"extra_options": {"WeightSymmetric": False}},
+            "each channel of its weight would have a zero point of its own (WeightSymmetric gives them one)",
+        ),
+        (
             {"extra_options": {"TensorQuantOverrides": {"a_w": [{"axis": 1}]}}},
             "its weight would have a scale an index of axis 1, which is not that of its outputs",
         ),

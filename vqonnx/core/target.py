@@ -47,6 +47,7 @@ class OpSupport:
             types are free, as between QuantizeLinear and DequantizeLinear.
         attributes: Values that the kernel takes of an attribute; where it is left out, its default is one of them.
         absent: Indices of optional inputs that the kernel does not take.
+        one_zero_point: Whether all channels of the weight must have the same zero point.
         on_request: Quantized only where the user names the operator: its integer kernel is slower than the float one.
     """
 
@@ -65,6 +66,7 @@ class OpSupport:
     types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attributes: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     absent: tuple[int, ...] = ()
+    one_zero_point: bool = False
     on_request: bool = False
 
 

@@ -48,9 +48,12 @@ def _complaints(
     if weights is None or (weight is not None and weight.spec.qtype.name not in weights):
         asked = " x ".join([*found, *([weight.spec.qtype.name] if weight is not None else [])])
         yield f"it would be {asked}, and there is {_kernels(support.types)}"
-    granularity = weight.spec.granularity if weight is not None else None
-    if isinstance(granularity, PerAxis) and granularity.axis != candidate.channel_axis():
-        yield f"its weight would have a scale an index of axis {granularity.axis}, which is not that of its outputs"
+    if weight is not None and isinstance(weight.spec.granularity, PerAxis):
+        axis = weight.spec.granularity.axis
+        if axis != candidate.channel_axis():
+            yield f"its weight would have a scale an index of axis {axis}, which is not that of its outputs"
+        if support.one_zero_point and not weight.spec.symmetric:
+            yield "each channel of its weight would have a zero point of its own (WeightSymmetric gives them one)"
     if support.bias is not None and candidate.input(support.bias) is not None and support.bias not in inputs:
         yield "its bias would stay float, and must be int32"
 

@@ -46,15 +46,17 @@ _OPS = {
     "Resize": replace(_MOVES, opset=11),
 }  # fmt: skip
 
-# What kernels of integer operators take: weights' types by that of activations. All was tried (tests/emitters).
+# What kernels of integer operators take in ONNX Runtime 1.24 and 1.31: weights' types by that of activations.
 _CODES: dict[str, tuple[str, ...]] = {"uint8": (), "int8": ()}
 _PRODUCTS = {"uint8": ("int8", "uint8"), "int8": ("int8",)}
 
 _QOPERATOR = {
     **{
         name: replace(support, types=_CODES if support.weight is None else _PRODUCTS)
-        for name, support in _OPS.items()
+        for name, support in _OPS.items() if name != "SpaceToDepth"
     },
+    "Conv": replace(_OPS["Conv"], types=_PRODUCTS, one_zero_point=True),
+    "DepthToSpace": replace(_MOVES, types={"uint8": ()}),
     "com.microsoft::Attention": OpSupport(
         activations=(0,), weight=1, weight_axis=1, float_output=True, heavy_from=1, types={"uint8": ("int8", "uint8")},
         attributes={
