@@ -9,9 +9,9 @@ from onnx.reference import ReferenceEvaluator
 
 from vqonnx.core.granularity import PerAxis, PerBlock, PerTensor
 from vqonnx.core.params import QuantParams
-from vqonnx.core.qtype import FLOAT8E4M3FN, FLOAT8E5M2, INT4, INT8, INT16, INT32, UINT4, UINT8, UINT16, UINT32
+from vqonnx.core.qtype import FLOAT8E4M3FN, FLOAT8E5M2, INT4, INT8, INT16, INT32, QTYPES, UINT4, UINT8, UINT16, UINT32
 from vqonnx.core.spec import QuantSpec, ScaleGrid
-from vqonnx.errors import QuantRangeError
+from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.kernels.affine import affine_params, block_ranges, dequantize, quantize, round_to_nearest
 
 REALS = arrays(
@@ -170,3 +170,9 @@ def test_float8_codes_agree_with_onnx_quantize_linear(rng, qtype):
     feeds = {"x": x, "scale": params.scale, "zero": params.zero_point}
     expected = ReferenceEvaluator(model).run(None, feeds)[0]
     np.testing.assert_array_equal(quantize(x, params).view(np.uint8), np.asarray(expected).view(np.uint8))
+
+
+def test_block_formats_have_no_scale():
+    params = QuantParams(np.array(1, np.float32), np.array(0, np.float32), QuantSpec(qtype=QTYPES["bfp16"]))
+    with pytest.raises(OptionError, match="bfp16 takes no scale"):
+        quantize(np.ones(8, np.float32), params)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqonnx.core.qtype import FLOAT8E4M3FN, INT8, INT16, UINT4, UINT8
+from vqonnx.core.qtype import FLOAT8E4M3FN, INT8, INT16, QTYPES, UINT4, UINT8
 from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.errors import OptionError
 from vqonnx.kernels import entropy, histogram
@@ -250,6 +250,13 @@ def test_the_distribution_range_matches_the_spread_of_the_codes():
     assert high / 448 * codes[np.isfinite(codes)].std() == pytest.approx(x.std())
     assert low == -high
     assert distribution_range((0, 0.0, 0.0), QuantSpec(qtype=FLOAT8E4M3FN)) == (0.0, 0.0)
+
+
+def test_the_distribution_range_knows_floats_of_16_bits():
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    spread = np.std(numbers[np.isfinite(numbers)])
+    low, high = distribution_range((10, 0.0, 40.0), QuantSpec(qtype=QTYPES["float16"]))
+    assert -low == high == pytest.approx(2.0 / spread * 65504)
 
 
 def test_the_distribution_range_is_refused_for_integers():

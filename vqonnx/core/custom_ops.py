@@ -1,7 +1,7 @@
 """The operators of domain com.amd.quark, version 1: names, attributes with their defaults, and what these mean.
 
-Names, attributes and defaults are those that AMD Quark documents and that Vitis AI reads. Before Quark 0.10 the domain
-was com.vai.quantize, and the operators had other names.
+Names, attributes and defaults are those that AMD Quark documents and that Vitis AI reads. In older models the domain is
+com.vai.quantize, and the operators have other names.
 """
 
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ from vqonnx.core.granularity import Array, Granularity
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.qtype import Kind
 from vqonnx.core.spec import QuantSpec, ScaleGrid
-from vqonnx.errors import QuantRangeError
+from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.kernels.floats import round_to_float
 from vqonnx.kernels.scale_grid import LARGEST_POWER, LARGEST_SCALE, SMALLEST_SCALE, on_grid
 
@@ -122,8 +122,15 @@ def quantize(values: Array, params: QuantParams) -> Array:
 
     Returns:
         An array of the shape of ``values`` and of the spec's ``qtype.dtype``.
+
+    Raises:
+        OptionError: The type is a block format, whose scales are in its blocks.
     """
     spec = params.spec
+    if spec.qtype.kind not in (Kind.INTEGER, Kind.FLOAT):
+        raise OptionError(
+            f"{spec.qtype.name} takes no scale and zero point; round to it block by block", option="qtype"
+        )
     scale = spec.granularity.expand(params.scale, values.shape).astype(np.float32)
     with np.errstate(over="ignore"):  # what overflows saturates below
         scaled = values.astype(np.float32) / scale

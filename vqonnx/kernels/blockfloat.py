@@ -8,6 +8,8 @@ Where Quark's kernels differ from each other or from the format, this is what is
 
 * A mantissa saturates at 2^m - 1, which is all that m bits hold. So does Quark's CUDA kernel; its CPU kernel for
   ``TO_BFP_PRIME`` lets a mantissa round up to 2^m.
+* The roundings are those that Quark documents and its CPU kernels do. For ``TO_BFP_PRIME`` its CUDA kernel takes the
+  same three numbers for truncation, half away from zero and stochastic rounding.
 * A number that becomes 0 keeps its sign. Quark's ``TO_BFP`` loses it when rounding halves to even.
 * ``twos_complement`` is Quark's use_compiler_version_cpu_kernel, for every width and not 7-bit mantissas alone; a block
   of the largest exponent of float32, which cannot be raised, saturates (Quark gives infinity).

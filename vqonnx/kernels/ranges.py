@@ -156,7 +156,8 @@ def distribution_range(moments: tuple[int, float, float], spec: QuantSpec) -> Ra
     if count == 0:
         return 0.0, 0.0
     deviation = math.sqrt(max(0.0, squares / count - (total / count) ** 2))
-    codes = np.arange(1 << spec.qtype.bits, dtype=np.uint8).view(spec.qtype.dtype).astype(np.float64)
+    patterns = np.arange(1 << spec.qtype.bits, dtype=f"u{spec.qtype.dtype.itemsize}")
+    codes = patterns.view(spec.qtype.dtype).astype(np.float64)
     limit = deviation / float(np.std(codes[np.isfinite(codes)])) * spec.qtype.qmax
     return -limit, limit
 
