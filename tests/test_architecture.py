@@ -31,7 +31,6 @@ STANDS_ON = {
     "static": ("drafting",),
     "packing": ("stages",),
     "weight_only": ("packing", "clock"),
-    "api_weights": ("weight_only",),
     "convert": ("stages",),
     "api": ("static", "api_weights", "convert"),
     "cli": ("api",),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from vqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from vqonnx.api import plan, quantize_static
-    from vqonnx.api_weights import quantize_weight_only
+    from vqonnx.api.static import plan, quantize_static
+    from vqonnx.api.weights import quantize_weight_only
     from vqonnx.convert import Conversion, convert_weights
     from vqonnx.core.plan import Plan
     from vqonnx.core.spec import QuantSpec
@@ -48,9 +48,9 @@ _HOMES = {
     "Target": "vqonnx.core.target",
     "VqonnxError": "vqonnx.errors",
     "convert_weights": "vqonnx.convert",
-    "plan": "vqonnx.api",
-    "quantize_static": "vqonnx.api",
-    "quantize_weight_only": "vqonnx.api_weights",
+    "plan": "vqonnx.api.static",
+    "quantize_static": "vqonnx.api.static",
+    "quantize_weight_only": "vqonnx.api.weights",
 }
 
 __all__ = [  # noqa: RUF022 - the version last

@@ -20,7 +20,7 @@ def plan(
     Nothing is run and nothing is written; no samples are needed. The accuracy guard of [bold]quantize[/bold], which
     measures, may leave further nodes float.
     """
-    from vqonnx.api import plan as make_plan
+    from vqonnx.api.static import plan as make_plan
     from vqonnx.cli.arguments import PlanOptions
     from vqonnx.cli.output import stdout, write_text
     from vqonnx.report.plan import plan_json, print_plan

@@ -63,7 +63,7 @@ def quantize(
     size, speed, what became an integer kernel, and what stayed float and why. OUTPUT is written in one step, after
     the result has been verified.
     """
-    from vqonnx.api import quantize_static
+    from vqonnx.api.static import quantize_static
     from vqonnx.cli.arguments import PlanOptions, calibration_method, providers_of
     from vqonnx.cli.output import stdout, write_text
     from vqonnx.progress import silent

@@ -127,7 +127,7 @@ def weight_only(
     one at a time: a model larger than memory is no problem. An interrupted run goes on where it stopped when the same
     command is given again. Every layer that was written is run and compared before OUTPUT appears.
     """
-    from vqonnx.api_weights import quantize_weight_only
+    from vqonnx.api.weights import quantize_weight_only
     from vqonnx.cli.arguments import key_values, layer_settings, providers_of
     from vqonnx.cli.output import stdout, write_text
     from vqonnx.progress import silent

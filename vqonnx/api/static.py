@@ -1,4 +1,4 @@
-"""The functions that users call; the parameters are those of onnxruntime.quantization, then vqonnx's own."""
+"""Static quantization: quantize_static, and the plan that it would follow."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
