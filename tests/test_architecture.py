@@ -32,7 +32,7 @@ STANDS_ON = {
     "packing": ("stages",),
     "weight_only": ("packing", "clock"),
     "convert": ("stages",),
-    "api": ("static", "api_weights", "convert"),
+    "api": ("static", "weight_only", "convert"),
     "cli": ("api",),
     "compat": ("api",),
 }
