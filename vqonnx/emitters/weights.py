@@ -57,8 +57,8 @@ class _Site:
         opset = self.model.opset_imports.get("", 0)
         if opset < minimum:
             raise UnsupportedModelError(
-                f"weight {key!r} needs opset {minimum} as {form.value!r}, and the model has {opset}. Raise it first: "
-                "transforms.opset.upgrade_opset."
+                f"weight {key!r} needs opset {minimum} as {form.value!r}, and the model has {opset}. Export the model "
+                f"with opset {minimum}, or use format='matmul_nbits'."
             )
 
     def replace(self, layers: Iterable[PackedLayer], multiply: Callable[[ir.Graph], Multiply]) -> None:
