@@ -214,23 +214,11 @@ def half_model() -> onnx.ModelProto:
     return build(text, arrays)
 
 
-@pytest.mark.parametrize(
-    ("rules", "left"),
-    [
-        ({}, {"Gather_0": "GatherBlockQuantized", "MatMul_1": "MatMulNBits"}),
-        ({"form": WeightForm.QDQ}, {"Gather_0": "GatherBlockQuantized"}),
-    ],
-)
-def test_bfloat16_is_left_where_there_is_no_kernel(rules: dict[str, object], left: dict[str, str]) -> None:
-    found = reasons(plan_of(half_model(), selection=EVERY, **rules))
-    assert found == {
-        node: f"ONNX Runtime has no com.microsoft::{operator} for bfloat16" for node, operator in left.items()
-    }
-
-
-def test_bfloat16_has_no_code_books() -> None:
-    plan = plan_of(half_model(), form=WeightForm.BNB4, spec=CodebookSpec())
-    assert reasons(plan)["MatMul_1"] == "ONNX Runtime has no com.microsoft::MatMulBnb4 for bfloat16"
+@pytest.mark.parametrize("rules", [{}, {"form": WeightForm.QDQ}])
+def test_bfloat16_weights_are_planned_for_providers_that_run_them(rules: dict[str, object]) -> None:
+    plan = plan_of(half_model(), selection=EVERY, **rules)
+    assert reasons(plan) == {}
+    assert {weight.dtype for weight in plan.weights.values()} == {"bfloat16", "float32"}
 
 
 def test_two_bit_weights_that_would_be_fused_wrongly_are_left() -> None:

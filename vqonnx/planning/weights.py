@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx_ir as ir
 
 from vqonnx.algorithms.base import find_algorithm
 from vqonnx.core.blocks import BlockSpec
@@ -20,7 +19,6 @@ from vqonnx.planning.tied import Tied, float_readers, tie
 from vqonnx.planning.weight_rules import LARGEST_ACCURACY_LEVEL, PRODUCT_OPERATORS, LayerOverride, WeightRules
 
 _LOOKUP_FORMS = (WeightForm.MATMUL_NBITS, WeightForm.QDQ)
-_OPERATORS = {WeightForm.MATMUL_NBITS: "MatMulNBits", WeightForm.BNB4: "MatMulBnb4"}
 _TWO_BIT_OUTPUTS = 4
 _FAST_BITS = 4
 """The one width whose MatMulNBits has fast kernels on float inputs (onnxruntime 1.31, CPU)."""
@@ -158,9 +156,6 @@ def _refusal(layer: Layer, form: WeightForm, spec: BlockSpec | CodebookSpec) -> 
     lookup = layer.reader is Reader.LOOKUP
     if lookup and form not in _LOOKUP_FORMS:
         return f"a table has no packed form with format {form.value!r}"
-    operator = "GatherBlockQuantized" if lookup else _OPERATORS.get(form)
-    if operator is not None and layer.dtype == ir.DataType.BFLOAT16:
-        return f"ONNX Runtime has no com.microsoft::{operator} for bfloat16"
     two_bit_qdq = form is WeightForm.QDQ and isinstance(spec, BlockSpec) and spec.bits == 2
     if two_bit_qdq and not lookup and layer.out_features % _TWO_BIT_OUTPUTS:
         return (
