@@ -63,7 +63,7 @@ def _best(problem: LayerProblem, moment: SecondMoment, algorithms: Sequence[Algo
 
 
 def _output_error(problem: LayerProblem, found: LayerSolution, moment: SecondMoment) -> float:
-    return float(output_errors(problem.weight, [Candidate(found.packed)], [moment])[0, 1])
+    return float(output_errors(problem.weight, [Candidate(found.packed)], [moment])[0, 0])
 
 
 def _solved_by(algorithm: Algorithm[object], problem: LayerProblem) -> LayerSolution:

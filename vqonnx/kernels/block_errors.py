@@ -1,9 +1,9 @@
 """How far a packed weight is from the weight itself: in the weight, and in the layer's output.
 
 The squared output error of V in place of W [K, N], summed over all inputs x seen, is ``tr((W - V)^T H (W - V))`` with
-H = sum x x^T. It is computed as ``|R (W - V)|^2`` with R^T R = H: a sum of squares, whose rounding in single precision
-is harmless also where the error lies in directions in which the inputs hardly move (as GPTQ's does), which the product
-with H is not. R is triangular, so it takes half the products too.
+H = sum x x^T. It is computed as ``|L^T (W - V)|^2`` with L L^T = H: a sum of squares, whose rounding in single
+precision is harmless also where the error lies in directions in which the inputs hardly move (as GPTQ's does), which
+the product with H is not. L is triangular, so it takes half the products too.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vqonnx.core.blocks import CodebookBlocks, FloatArray, PackedWeight, QuantizedBlocks
-from vqonnx.kernels.blas import TILE, one_blas_thread, over_columns
+from vqonnx.kernels.blas import one_blas_thread, over_columns
 from vqonnx.kernels.blocks import patterns_of, readable
+from vqonnx.kernels.cholesky import cholesky
 from vqonnx.kernels.codebook import book_columns
 from vqonnx.kernels.packing import unpack_zero_points
 from vqonnx.kernels.parallel import in_parallel
@@ -24,8 +25,9 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 U32 = npt.NDArray[np.uint32]
 
-_PANEL = 256  # rows of R that are multiplied at a time
-_JITTER = 1e-12  # share of the mean square added to every one, at first, where there are fewer inputs than features
+_PANEL = 128  # columns of L that are multiplied at a time
+_TILE = 256  # columns of a weight
+_TOLERANCE = 1e-6  # more than sums in single precision are off; 1e-7 leaves ten times as much of their rounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,25 +56,8 @@ class SecondMoment:
 
     @cached_property
     def root(self) -> F32:
-        """The upper triangular R [K, K] with R^T R = H, which may be singular.
-
-        Where it is, the least multiple of the identity is added that it can be factored with, from 1e-12 of the mean
-        diagonal on.
-        """
-        mean = float(self.energy.mean()) if self.energy.size else 0.0
-        if not mean > 0:
-            return np.zeros(self.matrix.shape, np.float32)
-        share = 0.0
-        while True:
-            raised = self.matrix.copy()
-            np.einsum("kk->k", raised)[:] += share * mean
-            try:
-                with one_blas_thread():
-                    lower = np.linalg.cholesky(raised)
-            except np.linalg.LinAlgError:
-                share = max(10 * share, _JITTER)
-            else:
-                return np.ascontiguousarray(lower.T, np.float32)
+        """The lower triangular L [K, K] with L L^T = H, which may be singular."""
+        return cholesky(self.matrix, _TOLERANCE)[0].astype(np.float32)
 
     def output_error(self, change: F32, *, threads: int | None = None) -> float:
         """Squared output error of a change E [K, C] of the weight: tr(E^T H E).
@@ -81,13 +66,13 @@ class SecondMoment:
             change: E.
             threads: Threads to use, one a processor if None; the result does not depend on it.
         """
-        sums = np.zeros(-(-change.shape[1] // TILE))
+        sums, root = np.zeros(-(-change.shape[1] // _TILE)), self.root
 
         def tile(left: int, right: int) -> None:
-            sums[left // TILE] = _norm_of_tile(self.root, change[:, left:right])
+            sums[left // _TILE] = _norm_of_tile(root, change[:, left:right])
 
         with one_blas_thread():
-            over_columns(tile, change.shape[1], threads=threads)
+            over_columns(tile, change.shape[1], tile=_TILE, threads=threads)
         return float(sums.sum())
 
 
@@ -116,22 +101,27 @@ def weight_errors(weight: FloatArray, packed: PackedWeight, *, threads: int | No
 
 
 def _book_errors(weight: FloatArray, packed: CodebookBlocks, threads: int | None) -> tuple[float, float]:
-    sums = np.zeros((-(-weight.shape[1] // TILE), 2))
+    sums = np.zeros((-(-weight.shape[1] // _TILE), 2))
 
     def tile(left: int, right: int) -> None:
         some = weight[:, left:right].astype(np.float32)
         missed = some - book_columns(packed, left, right)
-        sums[left // TILE] = [np.square(part).sum(dtype=np.float64) for part in (some, missed)]
+        sums[left // _TILE] = [np.square(part).sum(dtype=np.float64) for part in (some, missed)]
 
-    over_columns(tile, weight.shape[1], threads=threads)
+    over_columns(tile, weight.shape[1], tile=_TILE, threads=threads)
     whole, missed = sums.sum(axis=0)
     return float(whole), float(missed)
+
+
+def output_norms(weight: FloatArray, moments: Sequence[SecondMoment], *, threads: int | None = None) -> F64:
+    """Squared norm of a layer's output, tr(W^T H W), for each set of inputs; arguments as for ``output_errors``."""
+    return _sums(weight, [lambda columns, left: columns], moments, threads)[:, 0]
 
 
 def output_errors(
     weight: FloatArray, candidates: Sequence[Candidate], moments: Sequence[SecondMoment], *, threads: int | None = None
 ) -> F64:
-    """Squared norm of a layer's output, and of its error with each candidate in place of the weight.
+    """Squared error of a layer's output with each candidate in place of the weight.
 
     Args:
         weight: [K, N], float32, float16 or bfloat16 (others are taken as float32).
@@ -140,30 +130,37 @@ def output_errors(
         threads: Threads to use, one a processor if None; the result does not depend on it.
 
     Returns:
-        [moments, 1 + candidates]: the output's squared norm, then each candidate's squared error.
+        [moments, candidates].
     """
-    differences, roots = [_difference(candidate) for candidate in candidates], [moment.root for moment in moments]
-    sums = np.zeros((-(-weight.shape[1] // TILE), len(roots), 1 + len(candidates)))
+    return _sums(weight, [_difference(candidate) for candidate in candidates], moments, threads)
+
+
+def _sums(
+    weight: FloatArray,
+    differences: Sequence[Callable[[F32, int], F32]],
+    moments: Sequence[SecondMoment],
+    threads: int | None,
+) -> F64:
+    roots = [moment.root for moment in moments]
+    sums = np.zeros((-(-weight.shape[1] // _TILE), len(roots), len(differences)))
 
     def tile(left: int, right: int) -> None:
         some = np.ascontiguousarray(weight[:, left:right], np.float32)
-        found = sums[left // TILE]
-        found[:, 0] = [_norm_of_tile(root, some) for root in roots]
-        for column, difference in enumerate(differences, start=1):
+        for column, difference in enumerate(differences):
             missed = difference(some, left)
-            found[:, column] = [_norm_of_tile(root, missed) for root in roots]
+            sums[left // _TILE, :, column] = [_norm_of_tile(root, missed) for root in roots]
 
     with one_blas_thread():
-        over_columns(tile, weight.shape[1], threads=threads)
+        over_columns(tile, weight.shape[1], tile=_TILE, threads=threads)
     total: F64 = sums.sum(axis=0)
     return total
 
 
 def _norm_of_tile(root: F32, columns: F32) -> float:
-    """|R E|^2 for E [K, C]."""
+    """|L^T E|^2 for E [K, C]."""
     total = 0.0
     for first in range(0, len(root), _PANEL):
-        product = root[first : first + _PANEL, first:] @ columns[first:]
+        product = root[first:, first : first + _PANEL].T @ columns[first:]
         total += float(np.square(product, out=product).sum(dtype=np.float64))
     return total
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import one_blas_thread, over_columns
+from vqonnx.kernels.cholesky import cholesky, inverse_of_upper
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -16,7 +17,6 @@ FloatArray = npt.NDArray[np.floating]
 
 _PANEL = 256  # columns of H that one thread computes
 _CHUNK = 4096  # rows of x whose products are summed in single precision
-_LEAF = 64  # triangles of this size are inverted by LAPACK
 
 
 def accumulate(hessian: F64, x: FloatArray, *, threads: int | None = None) -> None:
@@ -110,24 +110,9 @@ def inverse_factor(hessian: F64) -> F64:
     Raises:
         OptionError: H is not positive definite.
     """
-    with one_blas_thread():
-        try:
-            lower = np.linalg.cholesky(hessian[::-1, ::-1]).astype(np.float64, copy=False)
-        except np.linalg.LinAlgError as error:
-            raise OptionError(
-                "the Hessian is not positive definite; raise damping (0.01 to 0.1 is usual)", option="damping"
-            ) from error
-        return _inverse_of_upper(lower[::-1, ::-1])
-
-
-def _inverse_of_upper(matrix: F64) -> F64:
-    """By halves: [[A, B], [0, D]]^-1 = [[A^-1, -A^-1 B D^-1], [0, D^-1]]."""
-    size = matrix.shape[0]
-    if size <= _LEAF:
-        return np.triu(np.linalg.inv(matrix))
-    half = size // 2
-    inverse = np.zeros_like(matrix)
-    inverse[:half, :half] = _inverse_of_upper(matrix[:half, :half])
-    inverse[half:, half:] = _inverse_of_upper(matrix[half:, half:])
-    inverse[:half, half:] = -inverse[:half, :half] @ (matrix[:half, half:] @ inverse[half:, half:])
-    return inverse
+    lower, dependent = cholesky(hessian[::-1, ::-1], 0.0)
+    if dependent.any():
+        raise OptionError(
+            "the Hessian is not positive definite; raise damping (0.01 to 0.1 is usual)", option="damping"
+        )
+    return inverse_of_upper(lower[::-1, ::-1])

@@ -25,7 +25,7 @@ from vqonnx.core.blocks import CodebookBlocks, FloatArray
 from vqonnx.core.solved_weight import SolvedWeight
 from vqonnx.core.weight_plan import WeightPlan
 from vqonnx.errors import OptionError, QuantRangeError
-from vqonnx.kernels.block_errors import F64, Candidate, SecondMoment, output_errors, weight_errors
+from vqonnx.kernels.block_errors import F64, Candidate, SecondMoment, output_errors, output_norms, weight_errors
 
 Options = Mapping[str, object] | object | None
 """What users give an algorithm, see ``options_for``."""
@@ -151,7 +151,7 @@ class _Inputs:
             raise QuantRangeError("the weight holds NaN or infinite values, for which no scale exists")
 
         def joined(moment: SecondMoment) -> SecondMoment:
-            output = float(output_errors(weight, [], [moment])[0, 0])
+            output = float(output_norms(weight, [moment])[0])
             return SecondMoment(moment.matrix / (output or 1.0) + np.eye(len(moment.matrix)) / (squares or 1.0))
 
         calibration = joined(self.calibration)
@@ -245,35 +245,40 @@ def _judged(run: _Run, task: _Task, solution: LayerSolution) -> SolvedWeight:
     if name != "rtn":
         candidates.append(Candidate(_by_default("rtn", task).packed))
     errors = _relative_errors(task, candidates)
-    kept, worse = 0, bool(errors[0, 0] > errors[0, -1])
     judged = task.inputs is not None or find_algorithm(name).least_squares
-    if worse and judged and solution.channel_scales is None:
-        kept = 1
+    kept = int(errors[0] > errors[-1] and judged and solution.channel_scales is None)
     return SolvedWeight(
         key=task.plan.key,
         packed=candidates[kept].packed,
         asked=run.algorithm.name,
         algorithm="rtn" if kept else name,
         data=task.inputs is not None,
-        error=float(errors[0, kept]),
-        rtn_error=float(errors[0, -1]),
-        calibration_error=None if task.inputs is None else float(errors[-1, kept]),
+        error=float(errors[kept]),
+        rtn_error=float(errors[-1]),
+        calibration_error=_calibration_error(task, candidates[kept], float(errors[kept])),
         channel_scales=solution.channel_scales,
         note=_joined(solution.note, f"{name} was worse than round to nearest" if kept else ""),
     )
 
 
 def _relative_errors(task: _Task, candidates: Sequence[Candidate]) -> F64:
-    """Of each candidate, [1 or 2, C]: in the eyes of the judge, then on the calibration samples."""
-    if task.inputs is None:
-        found = np.array([weight_errors(task.weight, candidate.packed) for candidate in candidates])
-        whole, missed = found[:1, 0], found[np.newaxis, :, 1]
-    else:
-        moments = list(dict.fromkeys((task.inputs.judge, task.inputs.calibration)))
-        sums = output_errors(task.weight, candidates, moments)
-        whole, missed = sums[:, 0], sums[:, 1:]
-    relative: F64 = missed / np.where(whole > 0, whole, 1.0)[:, np.newaxis]
+    """Of each candidate, [C]: in the output on the judge's samples, or in the weight where there are none."""
+    if task.inputs is not None:
+        return _relative_output_errors(task.weight, candidates, task.inputs.judge)
+    found = np.array([weight_errors(task.weight, candidate.packed) for candidate in candidates])
+    relative: F64 = found[:, 1] / (found[0, 0] or 1.0)
     return relative
+
+
+def _relative_output_errors(weight: FloatArray, candidates: Sequence[Candidate], moment: SecondMoment) -> F64:
+    relative: F64 = output_errors(weight, candidates, [moment])[0] / (output_norms(weight, [moment])[0] or 1.0)
+    return relative
+
+
+def _calibration_error(task: _Task, kept: Candidate, judged: float) -> float | None:
+    if task.inputs is None or task.inputs.judge is task.inputs.calibration:
+        return None if task.inputs is None else judged
+    return float(_relative_output_errors(task.weight, [kept], task.inputs.calibration)[0])
 
 
 def _joined(*notes: str) -> str:
