@@ -3,8 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqonnx.kernels.affine import dequantize
-from vqonnx.kernels.bias import BIAS_LIMIT, bias_scale, grown_weight_scale, mean_shift, quantize_bias
+from vqonnx.core.qtype import INT8
+from vqonnx.core.spec import QuantSpec
+from vqonnx.kernels.affine import dequantize, round_to_nearest
+from vqonnx.kernels.bias import (
+    BIAS_LIMIT,
+    bias_scale,
+    grown_weight_scale,
+    mean_shift,
+    quantize_bias,
+    shifted_bias,
+)
 
 SCALES = st.floats(2.0**-100, 2.0**20, width=32)
 
@@ -53,3 +62,18 @@ def test_mean_shift_is_the_mean_of_what_rounding_takes(rng, groups):
     for o in range(6 * groups):
         inputs = x[:, 4 * (o // 6) : 4 * (o // 6) + 4, 0, 0]
         np.testing.assert_allclose(shift[o], (inputs * error[o].sum(axis=(1, 2))).sum(axis=1).mean())
+
+
+def test_a_shifted_bias_moves_by_whole_steps_and_saturates():
+    bias = quantize_bias(np.array([1.0, -2.0, 0.0], np.float32), np.array([0.5, 0.25, 2.0**-31]))
+    moved = shifted_bias(bias, np.array([0.6, -0.1, 5.0]))
+    np.testing.assert_array_equal(moved.codes, [3, -8, 2**31 - 1])
+    assert moved.params is bias.params
+
+
+def test_an_int8_bias_stays_int8():
+    spec = QuantSpec(qtype=INT8, symmetric=True)
+    bias = round_to_nearest(np.array([1.27, -0.5], np.float32), spec)
+    moved = shifted_bias(bias, np.array([0.02, -0.02]))
+    assert moved.codes.dtype == np.int8
+    np.testing.assert_array_equal(moved.codes, [127, -52])

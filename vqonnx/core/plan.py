@@ -38,6 +38,7 @@ class TensorPlan:
         group: Key of the tensor whose parameters this one shares (data movers, Concat …); its own otherwise.
         converted_from: Key of the form that this one is converted from (QuantizeLinear on its dequantized value).
         scale_of: For a bias: the keys of its node's input and weight, whose scales are multiplied.
+        own_scale: For a bias: it has a scale of its own instead, like a weight.
         repeats: For a bias: how often the weight's scale is repeated (groups of a ConvTranspose).
     """
 
@@ -51,6 +52,7 @@ class TensorPlan:
     group: str = ""
     converted_from: str | None = None
     scale_of: tuple[str, str] | None = None
+    own_scale: bool = False
     repeats: int = 1
 
 

@@ -46,6 +46,18 @@ def quantize_bias(bias: Array, scale: npt.NDArray[np.float64]) -> QuantizedTenso
     return QuantizedTensor(codes, QuantParams(narrow, np.zeros(narrow.shape, np.int32), spec))
 
 
+def shifted_bias(bias: QuantizedTensor, shift: npt.NDArray[np.float64]) -> QuantizedTensor:
+    """The nearest codes of the bias's value plus ``shift``, at the same scale; what is beyond its type saturates.
+
+    Args:
+        bias: Codes of any integer type, shape [C].
+        shift: Shape [C].
+    """
+    spec = bias.params.spec
+    codes = np.rint(bias.codes.astype(np.float64) + shift / bias.params.scale.astype(np.float64))
+    return QuantizedTensor(np.clip(codes, spec.qmin, spec.qmax).astype(bias.codes.dtype), bias.params)
+
+
 def grown_weight_scale(
     weight_scale: Array,
     input_scale: Array,

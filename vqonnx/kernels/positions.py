@@ -14,7 +14,7 @@ from vqonnx.core.params import QuantParams
 from vqonnx.core.spec import QuantSpec
 from vqonnx.kernels.affine import affine_params, block_ranges, rows
 from vqonnx.kernels.bins import Bins, Range, with_zero
-from vqonnx.kernels.expected_error import expected_errors
+from vqonnx.kernels.expected_error import expected_errors, power_sums
 from vqonnx.kernels.scale_grid import LARGEST_POSITION, at_position, covering_position, position_of, scale_at
 
 F64 = npt.NDArray[np.float64]
@@ -71,6 +71,17 @@ def position_errors(bins: Bins, spec: QuantSpec, positions: Sequence[int]) -> F6
     if bins.counts.size == 0:
         return np.zeros(len(positions))
     return np.array([_least_error(bins, spec, position)[0] for position in positions])
+
+
+def noise_share(bins: Bins, spec: QuantSpec, position: int) -> float:
+    """The error to expect at a position as a share of the elements' energy; 0 where there is none."""
+    energy = float(power_sums(bins)[2, -1]) if bins.counts.size else 0.0
+    return float(position_errors(bins, spec, (position,))[0]) / energy if energy else 0.0
+
+
+def mean_square(bins: Bins) -> float:
+    """Of the elements; 0 for an empty histogram."""
+    return float(power_sums(bins)[2, -1]) / float(bins.counts.sum()) if bins.counts.size else 0.0
 
 
 def zero_points(ends: Range, spec: QuantSpec, position: int) -> I64:

@@ -17,8 +17,9 @@ from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.graph.io import load
 from vqonnx.graph.proto import to_proto
-from vqonnx.kernels.affine import affine_params, block_ranges, quantize
+from vqonnx.kernels.affine import quantize
 from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
+from vqonnx.kernels.constants import constant_params
 from vqonnx.kernels.scale_grid import on_grid
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
@@ -221,18 +222,30 @@ class BaseQuantizer(PlannedModel):
         scale = bias_scale(scales[0], scales[1], beta, tensor.repeats if tensor else 1)
         return self.store(bias_name, quantize_bias(self._finite_bias(bias_name), scale)).q_name
 
+    def constant_params(self, name: str, spec: QuantSpec) -> QuantParams:
+        """Scale and zero point of a constant: what the user gave, else those of the range of ``options.weight_method``.
+
+        Args:
+            name: The constant.
+            spec: What its codes are to be.
+
+        Raises:
+            QuantRangeError: It holds NaN or infinite values.
+        """
+        method, options = self.options.weight_method, self.options.ranges.options
+        try:
+            measured = constant_params(self.float_array(name), spec, method, options, self.scale_dtype(name))
+        except QuantRangeError as error:
+            raise not_finite(name, str(error)) from error
+        return self._given_or(name, measured)
+
     def _emitted(self) -> ir.Model:
         if self.solutions is None:
             self.solutions = self.solve()
         return emit(self.model, self.current_plan(), self.solutions)
 
     def _quantize_constant(self, name: str, spec: QuantSpec, keep_float: bool) -> Names:
-        array = self.float_array(name)
-        try:
-            low, high = block_ranges(array, spec)
-        except QuantRangeError as error:
-            raise not_finite(name, str(error)) from error
-        params = self._given_or(name, affine_params(low, high, spec, self.scale_dtype(name)))
+        array, params = self.float_array(name), self.constant_params(name, spec)
         grown = on_grid(np.maximum(params.scale, self._least_scale(name, params)), spec.grid)
         params = replace(params, scale=grown.astype(params.scale.dtype))
         value = self.store(name, QuantizedTensor(array if keep_float else quantize(array, params), params))

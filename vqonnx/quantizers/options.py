@@ -27,6 +27,7 @@ class QuantizerOptions:
         rules: What shapes the plan; ``rules.method`` is the first of ``methods``.
         methods: The range methods to try.
         ranges: How ranges become parameters.
+        weight_method: How the ranges of weights are chosen.
         moving_average: Weight of a new sample in a moving average.
         grow_weight_scale: Grow a weight's scale where the bias would not fit int32.
     """
@@ -35,6 +36,7 @@ class QuantizerOptions:
     rules: PlanRules
     methods: tuple[RangeMethod, ...] = DEFAULT_METHODS
     ranges: RangeRules = RangeRules()  # noqa: RUF009 - frozen
+    weight_method: RangeMethod = RangeMethod.MIN_MAX
     moving_average: float = 0.01
     grow_weight_scale: bool = True
 

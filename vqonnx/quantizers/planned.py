@@ -79,9 +79,9 @@ class PlannedModel(QuantizedTensors):
 
     @cached_property
     def _biases(self) -> dict[str, list[TensorPlan]]:
-        """The planned biases of the nodes that read a weight, by the weight's key."""
+        """The planned biases of the nodes that read a weight and have its scale, by the weight's key."""
         found: dict[str, list[TensorPlan]] = {}
         for tensor in self.current_plan().tensors.values():
-            if tensor.scale_of is not None:
+            if tensor.scale_of is not None and not tensor.own_scale:
                 found.setdefault(tensor.scale_of[1], []).append(tensor)
         return found

@@ -23,8 +23,7 @@ from vqonnx.core.target import Form, Kernel
 from vqonnx.emitters.qdq import KEY
 from vqonnx.graph.segments import Segment, segments
 from vqonnx.graph.walk import nodes_by_name, values_by_name
-from vqonnx.kernels.affine import dequantize
-from vqonnx.kernels.bias import quantize_bias
+from vqonnx.kernels.bias import shifted_bias
 from vqonnx.progress import Progress, silent
 from vqonnx.runtime.session import open_session
 from vqonnx.stages.emit import emit
@@ -177,10 +176,9 @@ class _Run:
         bias = solutions.constants[layer.bias]
         plain = self._outputs(session, segment, bias.codes)
         shift = wanted - _means(plain[0], layer, solutions)
-        real = dequantize(bias.codes, bias.params).astype(np.float64)
-        shifted = quantize_bias(real + shift, bias.params.scale.astype(np.float64))
+        shifted = shifted_bias(bias, shift)
         self._keep(segment, self._outputs(session, segment, shifted.codes))
-        return QuantizedTensor(shifted.codes, bias.params)
+        return shifted
 
     def advance(self, segment: Segment, layer: Layer, bias: Array) -> None:
         """Run a segment with these codes of its bias and keep what later ones read."""

@@ -14,13 +14,12 @@ import onnx_ir as ir
 
 from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.statistics.channel_mean import ChannelMean
-from vqonnx.core.params import QuantizedTensor
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.solution import Solutions
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.walk import constant, nodes_by_name, values_by_name
 from vqonnx.kernels.affine import dequantize
-from vqonnx.kernels.bias import mean_shift, quantize_bias
+from vqonnx.kernels.bias import mean_shift, shifted_bias
 from vqonnx.stages.correct import Layer, correctable
 from vqonnx.stages.observe import ObserveOptions, observe
 
@@ -50,7 +49,7 @@ def correct_fast(model: ir.Model, plan: Plan, solutions: Solutions, feeds: Seque
         assert weight is not None
         error = weight.astype(np.float64) - dequantize(rounded.codes, rounded.params)
         shift = mean_shift(_output_first(error, nodes[planned.node]), observed.means)
-        constants[layer.bias] = _shifted(bias, shift)
+        constants[layer.bias] = shifted_bias(bias, shift)
     return replace(solutions, constants=constants)
 
 
@@ -66,8 +65,3 @@ def _output_first(error: npt.NDArray[np.float64], node: ir.Node) -> npt.NDArray[
     """A weight of Conv, Gemm or MatMul as [outputs, inputs of a group, …]."""
     transposed = node.op_type == "Conv" or int_attribute(node, "transB", 0) == 1
     return error if transposed else error.T
-
-
-def _shifted(bias: QuantizedTensor, shift: npt.NDArray[np.float64]) -> QuantizedTensor:
-    real = dequantize(bias.codes, bias.params).astype(np.float64) + shift
-    return QuantizedTensor(quantize_bias(real, bias.params.scale.astype(np.float64)).codes, bias.params)

@@ -56,22 +56,29 @@ def solve(model: ir.Model, plan: Plan, solver: Solver) -> Solutions:
     constants: dict[str, QuantizedTensor] = {}
     nodes = {node.name: node for node in model.graph}
     for node_plan, index, key in _constant_inputs(plan, Role.WEIGHT, constants):
-        spec = plan.tensors[key].spec
-        per_axis = isinstance(spec.granularity, PerAxis)
-        names, _, _, _ = solver.quantize_weight(
-            ir.serde.serialize_node(nodes[node_plan.node]),
-            [index],
-            reduce_range=spec.reduce_range,
-            op_level_per_channel=per_axis,
-            axis=spec.granularity.axis if isinstance(spec.granularity, PerAxis) else -1,
-        )
-        constants[key] = solver.quantized_tensor(names[0], spec)
-    for _, _, key in _constant_inputs(plan, Role.BIAS, constants):
-        scale_of = plan.tensors[key].scale_of
-        assert scale_of is not None
-        name = solver.quantize_bias_static(key, *scale_of)
-        constants[key] = solver.quantized_tensor(name, plan.tensors[key].spec)
+        constants[key] = _weight(solver, nodes[node_plan.node], index, plan.tensors[key].spec)
+    for node_plan, index, key in _constant_inputs(plan, Role.BIAS, constants):
+        tensor = plan.tensors[key]
+        if tensor.own_scale:
+            constants[key] = _weight(solver, nodes[node_plan.node], index, tensor.spec)
+            continue
+        assert tensor.scale_of is not None
+        name = solver.quantize_bias_static(key, *tensor.scale_of)
+        constants[key] = solver.quantized_tensor(name, tensor.spec)
     return Solutions(activations, constants)
+
+
+def _weight(solver: Solver, node: ir.Node, index: int, spec: QuantSpec) -> QuantizedTensor:
+    """A constant whose scale follows from its own range."""
+    axis = spec.granularity.axis if isinstance(spec.granularity, PerAxis) else None
+    names, _, _, _ = solver.quantize_weight(
+        ir.serde.serialize_node(node),
+        [index],
+        reduce_range=spec.reduce_range,
+        op_level_per_channel=axis is not None,
+        axis=-1 if axis is None else axis,
+    )
+    return solver.quantized_tensor(names[0], spec)
 
 
 def _constant_inputs(plan: Plan, role: Role, done: Mapping[str, object]) -> Iterator[tuple[NodePlan, int, str]]:
