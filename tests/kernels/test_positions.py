@@ -16,7 +16,9 @@ from vqonnx.kernels.positions import (
     CANDIDATES,
     best_position,
     least_error_params,
+    mean_square,
     mse_range,
+    noise_share,
     position_errors,
     range_at,
     squared_errors,
@@ -100,6 +102,21 @@ def test_errors_of_positions_are_those_of_the_elements(spec):
         params = [affine_params(*range_at(spec, position, int(zero)), spec) for zero in zeros]
         exact = min(np.square(dequantize(quantize(x, one), one).astype(np.float64) - x).sum() for one in params)
         assert error == pytest.approx(exact, rel=0.1)
+
+
+def test_noise_is_counted_against_energy():
+    bins = histogram_of(data("normal"))
+    energy = np.square(data("normal").astype(np.float64)).sum()
+    assert mean_square(bins) == pytest.approx(energy / 20_000, rel=1e-3)
+    assert noise_share(bins, S8, 4) == pytest.approx(position_errors(bins, S8, [4])[0] / energy, rel=1e-3)
+    empty = Bins(np.zeros(0, np.int64), 0, 0, np.inf, -np.inf)
+    zeros = histogram_of(np.zeros(3, np.float32))
+    assert (noise_share(empty, S8, 4), mean_square(empty), noise_share(zeros, S8, 4), mean_square(zeros)) == (
+        0,
+        0,
+        0,
+        0,
+    )
 
 
 @given(low=st.floats(-9, -0.01), high=st.floats(0.01, 9), position=st.integers(-3, 9))

@@ -7,7 +7,6 @@ import pytest
 
 from tests.planning.npu import RULES, S8, normal, parsed, planned
 from tests.planning.position_problems import broken
-from vqonnx.calibration.statistics.histogram import Histogram
 from vqonnx.core.plan import Role
 from vqonnx.errors import QuantRangeError
 from vqonnx.graph.walk import constant, values_by_name
@@ -18,7 +17,6 @@ from vqonnx.planning.position_nodes import position_key, position_nodes
 from vqonnx.planning.rules import Override
 from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
 from vqonnx.quantizers.ranges import planned_params
-from vqonnx.quantizers.refinement import refined_plan
 from vqonnx.stages.refine import refine_positions
 from vqonnx.stages.solve import solve
 from vqonnx.targets.vitis import NPU_RULES
@@ -156,30 +154,3 @@ def test_group_members_move_together():
     plan, refinement = refined(model, planned(model), ranges)
     assert refinement.violations == ()
     assert plan.tensors["a"].fixed[0] == plan.tensors["t"].fixed[0]
-
-
-def test_the_quantizers_own_numbers_are_where_it_starts():
-    model = parsed("c = Conv (x, w, b)\n y = Relu (c)", {"w": normal(6, 4, 3, 3), "b": normal(6)})
-
-    class Coarse(QDQQuantizer):
-        def calculate_quantization_params(self):
-            return {
-                key: replace(one, scale=one.scale * 4) for key, one in super().calculate_quantization_params().items()
-            }
-
-        def constant_params(self, name, spec):
-            found = super().constant_params(name, spec)
-            return replace(found, scale=found.scale * 2)
-
-    positions = {}
-    for kind in (QDQQuantizer, Coarse):
-        quantizer = kind(model)
-        quantizer.model, quantizer.plan = model, planned(model)
-        x = Histogram().of(normal(1000))
-        quantizer.tensors_range = {"x": x, "y": (0.0, 40.0)}
-        plan, refinement = refined_plan(quantizer, NPU_RULES)
-        assert refinement.violations == ()
-        positions[kind] = refinement.positions
-        assert plan.tensors["b"].fixed is not None
-    changed = {key: positions[QDQQuantizer][key] - positions[Coarse][key] for key in positions[Coarse]}
-    assert changed == {"x": 2, "y": 2, "w": 1, "b": 1}
