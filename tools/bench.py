@@ -58,7 +58,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="times that each quantization runs")
     parser.add_argument("--samples", type=int, default=64, help="calibration samples")
     parser.add_argument("--rounds", type=int, default=40, help="rounds of the latency measurement")
-    parser.add_argument("--full", action="store_true", help="also the peer on 3200 nodes: many minutes")
+    parser.add_argument("--full", action="store_true", help="also the peer on 3200 nodes, and 8 GiB of weights")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
     return parser.parse_args()

@@ -5,6 +5,7 @@ import pytest
 
 from models.chains import conv_chain
 from models.external import external, huge
+from models.large import large
 from models.registry import Case, load, register
 
 CASES = load()
@@ -69,3 +70,18 @@ def test_huge_model_is_past_two_gib_and_mostly_holes(tmp_path) -> None:
     assert stat.st_blocks * 512 < 2**20
     (output,) = _run(str(path), {"ids": np.array([0, 7, 100_000])})
     assert np.abs(output[:2]).max() > 0.1
+
+
+def test_large_model_is_as_large_as_asked_dense_and_the_same_each_time(tmp_path) -> None:
+    sizes = {"width": 32, "hidden": 64, "vocabulary": 50}
+    contents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        path = large(tmp_path / name, 100_000, **sizes)
+        contents.append((tmp_path / name / "model.data").read_bytes())
+    assert 100_000 <= len(contents[0]) < 100_000 + 3 * 4 * 32 * 64
+    assert contents[0] == contents[1]
+    assert np.count_nonzero(np.frombuffer(contents[0], np.float32)) > 24_900
+    (logits,) = _run(str(path), {"ids": np.array([0, 7, 49])})
+    assert logits.shape == (3, 50)
+    assert 0.1 < logits.std() < 10

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from benchmarks import isolate
 from benchmarks.clock import RuntimeClock
 from benchmarks.feeds import spool, stream
 from benchmarks.isolate import Failure
+from benchmarks.memory import AnonymousPeak, anonymous_mib, peak_mib
 from benchmarks.peer import PeerReader
 from benchmarks.settings import find_assets
 from benchmarks.tables import Column, Spread, Table
+from benchmarks.weights import failed
 from models.gemm import gemm
+from models.weights import decoder_with_cache
 
 TABLE = Table(
     "A title",
@@ -110,6 +114,28 @@ def test_clock_counts_the_runtime_and_puts_its_methods_back(tmp_path: Path) -> N
     assert ort.InferenceSession.run is run
 
 
+@pytest.mark.skipif(anonymous_mib() is None, reason="the system does not tell anonymous memory")
+def test_anonymous_peak_sees_memory_that_is_given_back() -> None:
+    with AnonymousPeak() as peak:
+        block = np.ones(16 << 20)
+        time.sleep(0.1)
+        del block
+    assert 128 < peak.mib < peak_mib()
+    assert anonymous_mib() < peak.mib
+
+
+def test_anonymous_peak_is_left_out_where_it_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.memory._STATUS", tmp_path / "absent")
+    with AnonymousPeak() as peak:
+        pass
+    assert peak.mib is None
+
+
+def test_a_tool_that_is_not_installed_is_skipped() -> None:
+    assert failed(Failure("ModuleNotFoundError: No module named 'quark'")).startswith("skipped: ")
+    assert failed(Failure("ValueError: no")) == "fails: ValueError: no"
+
+
 @pytest.mark.slow
 @pytest.mark.peer
 def test_bench_measures_an_asset_and_skips_one_without_a_model(tmp_path: Path) -> None:
@@ -127,3 +153,49 @@ def test_bench_measures_an_asset_and_skips_one_without_a_model(tmp_path: Path) -
     assert row["sqnr_db"] == 30.0
     assert row["peak_mib"]["median"] > 10
     assert row["latency"]["low"] <= row["latency"]["median"] <= row["latency"]["high"]
+
+
+LANGUAGE = """
+import numpy as np
+import onnxruntime as ort
+
+
+def calibration_samples(n):
+    return [{"ids": np.arange(i, i + 8) % 24} for i in range(n)]
+
+
+def evaluate(model):
+    ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return {"perplexity": 24.0}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_bench_packs_the_weights_of_a_language_model(tmp_path: Path) -> None:
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    _asset(assets, "image")
+    folder = _asset(assets, "language")
+    (folder / "eval.py").write_text(LANGUAGE)
+    (folder / "model.onnx").write_bytes(decoder_with_cache().SerializeToString())
+    options = ["--section", "weights", "--repeat", "1", "--json", str(tmp_path / "j")]
+    command = [sys.executable, Path(bench.__file__), "--assets", assets, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (table,) = json.loads((tmp_path / "j").read_text())
+    assert table["title"] == "language, weights"
+    rows = {row["tool"]: row for row in table["rows"]}
+    for tool in ("vqonnx gptq asym, block 32", "onnxruntime asym, block 32"):
+        assert rows[tool]["perplexity"] == 24.0
+        assert rows[tool]["seconds"]["median"] > 0
+    assert all("perplexity" in row or row["note"].startswith("skipped: ") for row in rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_solvers_are_measured_against_the_peers_on_equal_terms() -> None:
+    run = isolate.run("weight_kernel", kernel="rtn asym against quantize_matmul_4bits")
+    assert not isinstance(run, Failure)
+    assert run["ours"] > 0
+    assert run["error"] == pytest.approx(1, rel=0.01)

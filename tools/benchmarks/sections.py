@@ -14,6 +14,7 @@ from benchmarks.isolate import Failure
 from benchmarks.settings import Asset, Settings
 from benchmarks.tables import Column, Row, Spread, Table
 from benchmarks.variants import OURS
+from benchmarks.weight_sections import weight_kernels, weight_streaming, weights
 
 _SHORT, _LONG = 800, 3200
 
@@ -130,4 +131,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Table]]] = {
     "calibration": calibration,
     "scaling": scaling,
     "startup": startup,
+    "weights": weights,
+    "weight-kernels": weight_kernels,
+    "weight-streaming": weight_streaming,
 }

@@ -11,12 +11,13 @@ OURS = "vqonnx"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One quantization: paths, and how many of the feeds to use."""
+    """One quantization: paths, how many of the feeds to use, and nodes to leave float."""
 
     model: Path
     output: Path
-    feeds: Path
+    feeds: Path = Path()
     samples: int | None = None
+    exclude: tuple[str, ...] = ()
 
 
 Quantize = Callable[[Task], dict[str, Any]]

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.variants import VARIANTS, Task
+from benchmarks.memory import AnonymousPeak, peak_mib
+from benchmarks.variants import VARIANTS, Task, Variant
 
 Result = dict[str, Any]
 _WARM_UP_RUNS = 3
@@ -24,7 +25,7 @@ def quantize(variant: str, model: str, output: str, feeds: str, samples: int | N
     task = Task(model=Path(model), output=Path(output), feeds=Path(feeds), samples=samples)
     start = time.perf_counter()
     facts = work(task)
-    return {"seconds": time.perf_counter() - start, "peak_mib": _peak_mib(), **facts}
+    return {"seconds": time.perf_counter() - start, "peak_mib": peak_mib(), **facts}
 
 
 def spool(asset: str, count: int, folder: str) -> Result:
@@ -59,6 +60,54 @@ def latency(models: dict[str, str], feeds: str, rounds: int) -> Result:
     return {"milliseconds": times}
 
 
+def pack(variant: str, model: str, output: str, feeds: str, samples: int, exclude: list[str]) -> Result:
+    """Seconds from file to file and peak memory, anonymous too, of packing weights."""
+    from benchmarks.weight_variants import WEIGHT_VARIANTS
+
+    task = Task(model=Path(model), output=Path(output), feeds=Path(feeds), samples=samples, exclude=tuple(exclude))
+    return _watched(WEIGHT_VARIANTS[variant], task)
+
+
+def stream(variant: str, model: str, output: str) -> Result:
+    """The same of a large model."""
+    from benchmarks.weight_streaming import STREAM_VARIANTS
+
+    return _watched(STREAM_VARIANTS[variant], Task(model=Path(model), output=Path(output)))
+
+
+def _watched(variant: Variant, task: Task) -> Result:
+    work = variant.prepare()
+    start = time.perf_counter()
+    with AnonymousPeak() as anonymous:
+        facts = work(task)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_mib": peak_mib(), "anonymous_mib": anonymous.mib, **facts}
+
+
+def last_product(model: str) -> Result:
+    """Name of the last MatMul by a constant: a language model's head."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    return {"node": [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in stored][-1]}
+
+
+def large_model(folder: str, size: int) -> Result:
+    """Write a model of ``size`` bytes of weights."""
+    from models.large import large
+
+    Path(folder).mkdir()
+    return {"path": str(large(Path(folder), size))}
+
+
+def weight_kernel(kernel: str) -> Result:
+    """Speed and error of a solver and the peer's."""
+    from benchmarks import weight_kernels
+
+    return weight_kernels.measure(kernel)
+
+
 def calibrate(tool: str, method: str, model: str, feeds: str, samples: int) -> Result:
     """Seconds of calibration, and of as many plain runs of the float model."""
     from benchmarks import calibration
@@ -84,12 +133,7 @@ def scale(variant: str, nodes: int, folder: str) -> Result:
         start = time.perf_counter()
         work(task)
         seconds = time.perf_counter() - start
-    return {"seconds": seconds, "own_seconds": seconds - clock.seconds, "peak_mib": _peak_mib()}
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes there, KiB elsewhere
+    return {"seconds": seconds, "own_seconds": seconds - clock.seconds, "peak_mib": peak_mib()}
 
 
 def _evaluation(asset: str) -> ModuleType:
@@ -122,7 +166,11 @@ def _milliseconds(work: Callable[[], Any], repeat: int = 3) -> float:
 
 
 _JOBS: dict[str, Callable[..., Result]] = {
-    job.__name__: job for job in (quantize, spool, evaluate, latency, calibrate, scale)
+    job.__name__: job
+    for job in (
+        *(quantize, spool, evaluate, latency, calibrate, scale),
+        *(pack, stream, last_product, large_model, weight_kernel),
+    )
 }
 
 
