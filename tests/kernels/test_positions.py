@@ -161,7 +161,7 @@ def test_the_position_of_a_constant_is_the_best_of_all_candidates(x, qtype, gran
             assert params.scale.reshape(-1)[number] == 1
             continue
         step = 2 * limit / (spec.qmax - spec.qmin)
-        covering = next(p for p in range(60, -60, -1) if 2.0**-p >= step)
+        covering = next(p for p in range(120, -60, -1) if 2.0**-p >= step)
         errors = {}
         for candidate in CANDIDATES:
             scale = 2.0 ** -(covering + candidate)
