@@ -28,8 +28,6 @@ from vqonnx.kernels.block_grid import (
     top_code,
 )
 
-_TILE = 64
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSearchConfig:
@@ -114,7 +112,7 @@ def clipped_grid(
         form, out = (spec.size_for(weight.shape[0]), top_code(spec)), (grid.scales, grid.zero_points, totals)
         clip_loops.clip(weight, energy, form, (left, right), ratios, out)
 
-    over_columns(tile, weight.shape[1], tile=_TILE)
+    over_columns(tile, weight.shape[1])
     return grid, totals.sum(axis=1)
 
 

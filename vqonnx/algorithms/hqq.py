@@ -28,8 +28,6 @@ from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import over_columns
 from vqonnx.kernels.block_grid import F32, BlockGrid, FloatArray, checked_weight, min_max_grid, round_to_grid, top_code
 
-_TILE = 64
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HqqConfig:
@@ -83,7 +81,7 @@ def _grid(weight: F32, spec: BlockSpec, thresholds: F32) -> BlockGrid:
     def tile(left: int, right: int) -> None:
         hqq_loops.solve(weight, form, (left, right), thresholds, (grid.scales, grid.zero_points))
 
-    over_columns(tile, weight.shape[1], tile=_TILE)
+    over_columns(tile, weight.shape[1])
     return grid
 
 

@@ -60,7 +60,7 @@ class RtnConfig:
         if self.group_dim != 1:
             raise OptionError(
                 f"group_dim must be 1, got {self.group_dim}: MatMulNBits and block-wise DequantizeLinear hold blocks "
-                "along the inputs of a layer; compat.neural_compressor's rtn_quantize computes others as arrays",
+                "along the inputs of a layer; compat.neural_compressor.utility.quant_tensor computes others",
                 option="group_dim",
             )
 

@@ -30,8 +30,6 @@ from vqonnx.kernels.block_grid import (
     top_code,
 )
 
-_TILE = 64
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleSearchConfig:
@@ -82,7 +80,7 @@ def search_grid(
         )
         scale_loops.search(weight, energy, shape, (left, right), effort, (grid.scales, grid.zero_points))
 
-    over_columns(tile, weight.shape[1], tile=_TILE, threads=threads)
+    over_columns(tile, weight.shape[1], threads=threads)
     return grid
 
 

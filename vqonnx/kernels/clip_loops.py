@@ -4,10 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vqonnx.kernels.jit import compiled
-from vqonnx.kernels.scale_loops import block_error, set_trial, weigh
+from vqonnx.kernels.scale_loops import SCALE, correlate, set_grid, shrink, weigh
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+
+_SMALLEST = np.float32(2.0**-126)
 
 
 @compiled
@@ -29,22 +31,25 @@ def clip(
     left, width = span[0], span[1] - span[0]
     scales, zeros, totals = out
     local, weights = np.empty((block, width), np.float32), np.empty((block, width), np.float32)
-    trial, errors, best = np.empty((3, width), np.float32), np.empty(width), np.empty(width)
-    chosen = np.empty(width, np.float32)
+    start, trial, sums = (
+        np.empty((4, width), np.float32),
+        np.empty((4, width), np.float32),
+        np.empty((3, width), np.float32),
+    )
+    best, chosen = np.empty(width, np.float32), np.empty(width, np.float32)
     totals[:, left : left + width] = 0.0
     for j in range(scales.shape[0]):
-        first, last = j * block, min(j * block + block, w.shape[0])
-        here = local[: last - first]
-        here[:] = w[first:last, left : left + width]
-        weigh(here, energy[first:last], 0.0, weights[: last - first])
-        best[:] = np.inf
+        rows = min(block, w.shape[0] - j * block)
+        local[:rows] = w[j * block : j * block + rows, left : left + width]
+        weigh(local[:rows], energy[j * block : j * block + rows], 0.0, weights[:rows])
+        set_grid(scales[j, left : left + width], zeros[j, left : left + width], top, start)
+        best[:] = np.float32(np.inf)
         for r in range(ratios.size):
+            shrink(start, ratios[r], trial)
+            correlate(local[:rows], weights[:rows], trial, sums)
             for c in range(width):
-                set_trial(trial, c, ratios[r] * scales[j, left + c], zeros[j, left + c])
-            block_error(here, weights[: last - first], trial, top, errors)
-            for c in range(width):
-                totals[r, left + c] += errors[c]
-                if errors[c] < best[c]:
-                    best[c] = errors[c]
-                    chosen[c] = trial[0, c]
+                totals[r, left + c] += sums[2, c]
+                better = (sums[2, c] < best[c]) & (abs(trial[SCALE, c]) >= _SMALLEST)
+                best[c] = sums[2, c] if better else best[c]
+                chosen[c] = trial[SCALE, c] if better else chosen[c]
         scales[j, left : left + width] = chosen

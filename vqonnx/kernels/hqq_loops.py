@@ -7,23 +7,24 @@ import numpy.typing as npt
 
 from vqonnx.kernels.grid_loops import BELOW_HALF
 from vqonnx.kernels.jit import compiled
-from vqonnx.kernels.scale_loops import nearest_level, set_trial
+from vqonnx.kernels.scale_loops import HIGH, INVERSE, LOW, SCALE, nearest_level, set_grid
 
 F32 = npt.NDArray[np.float32]
 
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
+_SMALLEST = np.float32(2.0**-126)
 _TINY = np.float32(1e-9)  # below a fourth root: any error this small is shrunken to 0
 
 
 @compiled
-def robust_error(w: F32, trial: F32, top: np.float32, errors: F32) -> None:
-    """Sum over the block of |w - nearest|^(3/4) for each column's trial grid."""
+def robust_error(w: F32, grid: F32, errors: F32) -> None:
+    """Sum over the block of |w - nearest|^(3/4) on each column's grid, [4, C] as in ``scale_loops.py``."""
     errors[:] = _ZERO
     for i in range(w.shape[0]):
         for c in range(w.shape[1]):
-            level = nearest_level(w[i, c], trial[1, c], trial[2, c], top)
-            size = abs(w[i, c] - level * trial[0, c])
+            level = nearest_level(w[i, c], grid[INVERSE, c], grid[LOW, c], grid[HIGH, c])
+            size = abs(w[i, c] - level * grid[SCALE, c])
             errors[c] += math.sqrt(size) * math.sqrt(math.sqrt(size))
 
 
@@ -45,7 +46,7 @@ def half_quadratic_step(w: F32, state: F32, top: np.float32, threshold: np.float
         state: [3, C]: scale, its inverse, real zero point, which is moved.
         top: The largest code.
         threshold: 1 / beta.
-        refit: [3, C], written: the grid with the zero point rounded, the scale refitted by least squares.
+        refit: [4, C], written: the grid with the zero point rounded, the scale refitted by least squares.
     """
     sums = np.zeros((4, w.shape[1]), np.float32)
     for i in range(w.shape[0]):
@@ -65,7 +66,11 @@ def half_quadratic_step(w: F32, state: F32, top: np.float32, threshold: np.float
         zero = max(_ZERO, min(top, np.float32(np.rint(state[2, c]))))
         squares = sums[3, c] - zero * (levels + levels - rows * zero)
         product = sums[1, c] - zero * sums[2, c]
-        set_trial(refit, c, product / squares if squares > _ZERO and product > _ZERO else state[0, c], zero)
+        scale = product / max(squares, _SMALLEST)
+        refit[SCALE, c] = scale if (squares > _ZERO) & (scale >= _SMALLEST) else state[0, c]
+        refit[INVERSE, c] = _ONE / refit[SCALE, c]
+        refit[LOW, c] = -zero
+        refit[HIGH, c] = top - zero
 
 
 @compiled
@@ -82,20 +87,20 @@ def solve(w: F32, form: tuple[int, int], span: tuple[int, int], thresholds: F32,
     block, top = form[0], np.float32(form[1])
     left, width = span[0], span[1] - span[0]
     scales, zeros = grid
-    state, refit = np.empty((3, width), np.float32), np.empty((3, width), np.float32)
+    state, refit = np.empty((3, width), np.float32), np.empty((4, width), np.float32)
     best, errors = np.empty(width, np.float32), np.empty(width, np.float32)
     local = np.empty((block, width), np.float32)
     for j in range(scales.shape[0]):
         first, last = j * block, min(j * block + block, w.shape[0])
         here = local[: last - first]
         here[:] = w[first:last, left : left + width]
-        for c in range(width):
-            set_trial(state, c, scales[j, left + c], zeros[j, left + c])
-        robust_error(here, state, top, best)
+        set_grid(scales[j, left : left + width], zeros[j, left : left + width], top, refit)
+        state[0], state[1], state[2] = refit[SCALE], refit[INVERSE], -refit[LOW]
+        robust_error(here, refit, best)
         for threshold in thresholds:
             half_quadratic_step(here, state, top, threshold, refit)
-            robust_error(here, refit, top, errors)
+            robust_error(here, refit, errors)
             for c in range(width):
                 if errors[c] < best[c]:
                     best[c] = errors[c]
-                    scales[j, left + c], zeros[j, left + c] = refit[0, c], refit[2, c]
+                    scales[j, left + c], zeros[j, left + c] = refit[SCALE, c], -refit[LOW, c]

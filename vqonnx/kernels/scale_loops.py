@@ -1,13 +1,17 @@
-"""Compiled search for scales and zero points; ``algorithms/scale_search.py`` says what it minimises."""
+"""Compiled search for scales and zero points; ``algorithms/scale_search.py`` says what it minimises.
+
+A tile is one block in each of C columns, one SIMD lane a column: no loop over columns branches. A *grid* of a tile is
+[4, C]: scale, its inverse, and the lowest and the highest level, which are codes less the zero point.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
-from vqonnx.kernels.grid_loops import BELOW_HALF
 from vqonnx.kernels.jit import compiled
 
 F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
+
+SCALE, INVERSE, LOW, HIGH = 0, 1, 2, 3
 
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
@@ -15,119 +19,173 @@ _SMALLEST = np.float32(2.0**-126)
 
 
 @compiled
-def nearest_level(w: np.float32, inverse: np.float32, zero: np.float32, top: np.float32) -> np.float32:
-    """The nearest code of ``w``, less the zero point; halves go up, as in round-to-nearest."""
-    return np.float32(np.int32(max(_ZERO, min(top, w * inverse + zero)) + BELOW_HALF)) - zero
+def nearest_level(w: np.float32, inverse: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    """The nearest level of ``w``."""
+    level: np.float32 = np.rint(max(low, min(high, w * inverse)))
+    return level
 
 
 @compiled
-def correlate(w: F32, energy: F32, trial: F32, top: np.float32, sums: F32) -> None:
-    """With q the nearest level of w on each column's trial grid and r = w - s q: the sums of e r q, e q^2 and e r^2.
+def correlate(w: F32, energy: F32, grid: F32, sums: F32) -> None:
+    """With q the nearest level of w on each column's grid and r = w - s q: the sums of e r q, e q^2 and e r^2.
 
     The least squared error of these levels is at the scale s + sum(e r q) / sum(e q^2), which lowers it from sum(e r^2)
     by sum(e r q)^2 / sum(e q^2). Sums of w in place of r would cancel: at 8 bits the error is 1e-5 of sum(e w^2).
 
     Args:
-        w: [B, C], one block in each of C columns.
+        w: [B, C].
         energy: [B, C], weights of the squared errors.
-        trial: [3, C]: scale, its inverse, zero point.
-        top: The largest code.
+        grid: [4, C].
         sums: [3, C], written.
     """
     sums[:] = _ZERO
-    half = w.shape[0] // 2  # two rows at a time, so that sums are loaded and stored half as often
-    for i in range(half):
+    scale, inverse, low, high = grid[SCALE], grid[INVERSE], grid[LOW], grid[HIGH]
+    whole = w.shape[0] - w.shape[0] % 4  # four rows at a time, so that grids and sums are loaded a fourth as often
+    for i in range(0, whole, 4):
+        w0, w1, w2, w3 = w[i], w[i + 1], w[i + 2], w[i + 3]
+        e0, e1, e2, e3 = energy[i], energy[i + 1], energy[i + 2], energy[i + 3]
         for c in range(w.shape[1]):
-            a = nearest_level(w[i, c], trial[1, c], trial[2, c], top)
-            b = nearest_level(w[half + i, c], trial[1, c], trial[2, c], top)
-            a_miss, b_miss = w[i, c] - a * trial[0, c], w[half + i, c] - b * trial[0, c]
-            a_energy, b_energy = energy[i, c], energy[half + i, c]
-            sums[0, c] += a_energy * a * a_miss + b_energy * b * b_miss
-            sums[1, c] += a_energy * a * a + b_energy * b * b
-            sums[2, c] += a_energy * a_miss * a_miss + b_energy * b_miss * b_miss
-    for i in range(2 * half, w.shape[0]):
+            q0 = nearest_level(w0[c], inverse[c], low[c], high[c])
+            q1 = nearest_level(w1[c], inverse[c], low[c], high[c])
+            q2 = nearest_level(w2[c], inverse[c], low[c], high[c])
+            q3 = nearest_level(w3[c], inverse[c], low[c], high[c])
+            r0, r1, r2, r3 = w0[c] - q0 * scale[c], w1[c] - q1 * scale[c], w2[c] - q2 * scale[c], w3[c] - q3 * scale[c]
+            p0, p1, p2, p3 = e0[c] * q0, e1[c] * q1, e2[c] * q2, e3[c] * q3
+            sums[0, c] += (p0 * r0 + p1 * r1) + (p2 * r2 + p3 * r3)
+            sums[1, c] += (p0 * q0 + p1 * q1) + (p2 * q2 + p3 * q3)
+            sums[2, c] += (e0[c] * r0 * r0 + e1[c] * r1 * r1) + (e2[c] * r2 * r2 + e3[c] * r3 * r3)
+    for i in range(whole, w.shape[0]):
         for c in range(w.shape[1]):
-            level = nearest_level(w[i, c], trial[1, c], trial[2, c], top)
-            miss = w[i, c] - level * trial[0, c]
-            sums[0, c] += energy[i, c] * level * miss
-            sums[1, c] += energy[i, c] * level * level
-            sums[2, c] += energy[i, c] * miss * miss
+            q = nearest_level(w[i, c], inverse[c], low[c], high[c])
+            r = w[i, c] - q * scale[c]
+            sums[0, c] += energy[i, c] * q * r
+            sums[1, c] += energy[i, c] * q * q
+            sums[2, c] += energy[i, c] * r * r
 
 
 @compiled
-def block_error(w: F32, energy: F32, trial: F32, top: np.float32, errors: F64) -> None:
-    """The weighted squared error [C] of nearest codes on each column's trial grid, in double precision."""
-    errors[:] = 0.0
+def set_grid(scales: F32, zeros: F32, top: np.float32, grid: F32) -> None:
+    """The grid of scales, none of them 0, and zero points, [C] each."""
+    for c in range(scales.size):
+        grid[SCALE, c] = scales[c]
+        grid[INVERSE, c] = _ONE / scales[c]
+        grid[LOW, c] = -zeros[c]
+        grid[HIGH, c] = top - zeros[c]
+
+
+@compiled
+def find_ends(w: F32, ends: F32) -> None:
+    """Smallest and largest element of each column, or 0; [2, C]."""
+    ends[:] = _ZERO
     for i in range(w.shape[0]):
         for c in range(w.shape[1]):
-            level = nearest_level(w[i, c], trial[1, c], trial[2, c], top)
-            miss = np.float64(w[i, c]) - np.float64(level) * np.float64(trial[0, c])
-            errors[c] += energy[i, c] * miss * miss
+            ends[0, c] = min(ends[0, c], w[i, c])
+            ends[1, c] = max(ends[1, c], w[i, c])
 
 
 @compiled
-def set_trial(trial: F32, c: int, scale: np.float32, zero: np.float32) -> None:
-    """Column ``c`` of the trial grids; a scale of almost 0 becomes 1, whose levels are then all 0 or ends."""
-    trial[0, c] = scale if abs(scale) >= _SMALLEST else _ONE
-    trial[1, c] = _ONE / trial[0, c]
-    trial[2, c] = zero
+def widest(start: F32, ends: F32, shift: np.float32, top: np.float32, grid: F32) -> None:
+    """The smallest scales that clip nothing, with zero points ``shift`` codes off; ends without codes are given up."""
+    for c in range(grid.shape[1]):
+        zero = max(_ZERO, min(top, shift - start[LOW, c]))
+        up, down = ends[1, c] / max(top - zero, _ONE), -ends[0, c] / max(zero, _ONE)
+        scale = max(up if zero < top else _ZERO, down if zero > _ZERO else _ZERO, _SMALLEST)
+        grid[SCALE, c] = scale
+        grid[INVERSE, c] = _ONE / scale
+        grid[LOW, c] = -zero
+        grid[HIGH, c] = top - zero
 
 
 @compiled
-def widest_scale(low: np.float32, high: np.float32, zero: np.float32, top: np.float32) -> np.float32:
-    """The smallest scale whose codes reach both ends from ``zero``; an end without codes on its side is given up."""
-    up = high / (top - zero) if zero < top else _ZERO
-    down = -low / zero if zero > _ZERO else _ZERO
-    return max(up, down)
-
-
-@compiled
-def propose(
-    start: F32, ends: F32, form: tuple[np.float32, bool], candidate: tuple[int, np.float32], trial: F32
-) -> None:
-    """Fill ``trial``. Symmetric: variants 0 and 1 are the signs; else the zero point is ``variant`` steps off."""
-    top, symmetric = form
-    variant, ratio = candidate
-    for c in range(trial.shape[1]):
-        if symmetric:
-            set_trial(trial, c, start[0, c] * (ratio if variant == 0 else -ratio), start[2, c])
-        else:
-            zero = max(_ZERO, min(top, start[2, c] + np.float32(variant)))
-            set_trial(trial, c, ratio * widest_scale(ends[0, c], ends[1, c], zero, top), zero)
+def shrink(grid: F32, ratio: np.float32, trial: F32) -> None:
+    """``grid`` with its scales times ``ratio``."""
+    inverse = _ONE / ratio
+    for c in range(grid.shape[1]):
+        trial[SCALE, c] = grid[SCALE, c] * ratio
+        trial[INVERSE, c] = grid[INVERSE, c] * inverse
+        trial[LOW, c] = grid[LOW, c]
+        trial[HIGH, c] = grid[HIGH, c]
 
 
 @compiled
 def keep_better(trial: F32, sums: F32, best: F32, losses: F32) -> None:
-    """Where the trial's codes leave less error after a refit of the scale, make that grid the best."""
+    """Where the trial's levels leave less error once the scale is refitted, make that grid the best."""
     for c in range(losses.size):
-        if sums[1, c] > _ZERO:
-            step = sums[0, c] / sums[1, c]
-            loss = sums[2, c] - sums[0, c] * step
-            if loss < losses[c]:
-                losses[c] = loss
-                set_trial(best, c, trial[0, c] + step, trial[2, c])
+        step = sums[0, c] / max(sums[1, c], _SMALLEST)
+        loss, scale = sums[2, c] - sums[0, c] * step, trial[SCALE, c] + step
+        better = (loss < losses[c]) & (sums[1, c] > _ZERO) & (abs(scale) >= _SMALLEST)
+        losses[c] = loss if better else losses[c]
+        best[SCALE, c] = scale if better else best[SCALE, c]
+        best[LOW, c] = trial[LOW, c] if better else best[LOW, c]
+        best[HIGH, c] = trial[HIGH, c] if better else best[HIGH, c]
+    for c in range(losses.size):
+        best[INVERSE, c] = _ONE / best[SCALE, c]
 
 
 @compiled
-def refit(w: F32, energy: F32, best: F32, top: np.float32, symmetric: bool, sums: F32) -> None:
-    """One round: nearest codes, then the scale of least squares. Neither can raise the error."""
-    correlate(w, energy, best, top, sums)
+def refit(sums: F32, symmetric: bool, best: F32) -> None:
+    """Move the scales to where the squared error of the levels behind ``sums`` is least."""
     for c in range(best.shape[1]):
-        scale = best[0, c] + (sums[0, c] / sums[1, c] if sums[1, c] > _ZERO else _ZERO)
-        if symmetric or scale > _ZERO:
-            set_trial(best, c, scale, best[2, c])
+        scale = best[SCALE, c] + sums[0, c] / max(sums[1, c], _SMALLEST)
+        sound = (sums[1, c] > _ZERO) & (abs(scale) >= _SMALLEST) & (symmetric | (scale > _ZERO))
+        best[SCALE, c] = scale if sound else best[SCALE, c]
+        best[INVERSE, c] = _ONE / best[SCALE, c]
 
 
 @compiled
 def weigh(w: F32, energy: F32, favour: float, weights: F32) -> None:
     """Write each element's weight: its row's energy, times ``1 + favour * |w| / rms`` of its block."""
-    for c in range(w.shape[1]):
-        squares = _ZERO
-        for i in range(w.shape[0]):
-            squares += w[i, c] * w[i, c]
-        slope = np.float32(favour) / np.sqrt(squares / np.float32(w.shape[0])) if squares > _ZERO else _ZERO
-        for i in range(w.shape[0]):
-            weights[i, c] = energy[i] * (_ONE + slope * abs(w[i, c]))
+    slopes = np.zeros(w.shape[1], np.float32)
+    for i in range(w.shape[0]):
+        for c in range(slopes.size):
+            slopes[c] += w[i, c] * w[i, c]
+    for c in range(slopes.size):
+        rms = np.sqrt(slopes[c] / np.float32(w.shape[0]))
+        slopes[c] = np.float32(favour) / rms if rms > _ZERO else _ZERO
+    for i in range(w.shape[0]):
+        for c in range(slopes.size):
+            weights[i, c] = energy[i] * (_ONE + slopes[c] * abs(w[i, c]))
+
+
+@compiled
+def search_block(
+    w: F32, weights: F32, form: tuple[np.float32, bool], effort: tuple[F32, int, int], tile: tuple[F32, F32, F32]
+) -> None:
+    """The best grid of each column's block.
+
+    Args:
+        w: [B, C].
+        weights: [B, C].
+        form: Largest code, whether symmetric.
+        effort: As for ``search``.
+        tile: Grids [4, C]: the one to start from, and the best, written; errors [2, C] of these two, written.
+    """
+    top, symmetric = form
+    ratios, steps, rounds = effort
+    start, best, errors = tile
+    width = w.shape[1]
+    wide, trial = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
+    ends, sums, losses = np.empty((2, width), np.float32), np.empty((3, width), np.float32), np.empty(width, np.float32)
+    find_ends(w, ends)
+    losses[:] = np.float32(np.inf)
+    best[:] = start
+    correlate(w, weights, start, sums)
+    errors[0] = sums[2]
+    keep_better(start, sums, best, losses)
+    for variant in range(2 if symmetric else 2 * steps + 1):
+        if symmetric:
+            shrink(start, np.float32(1 - 2 * variant), wide)  # either sign
+        else:
+            widest(start, ends, np.float32(variant - steps), top, wide)
+        for ratio in ratios:
+            shrink(wide, ratio, trial)
+            correlate(w, weights, trial, sums)
+            keep_better(trial, sums, best, losses)
+    for _ in range(rounds):
+        correlate(w, weights, best, sums)
+        refit(sums, symmetric, best)
+    correlate(w, weights, best, sums)
+    errors[1] = sums[2]
 
 
 @compiled
@@ -146,45 +204,23 @@ def search(
         energy: [K], weights of the squared errors.
         form: Block size, largest code, whether symmetric.
         span: First column and the one after the last.
-        effort: Ratios to the widest scale that are tried; steps of the zero point to either side; rounds of refits.
+        effort: Ratios to the widest scale that are tried; steps of the zero point to either side; rounds of refits; how
+            much large elements are favoured.
         grid: Scales and zero points [J, N], round-to-nearest's on entry; changed only where the error falls.
     """
     block, top, symmetric = form[0], np.float32(form[1]), form[2]
-    left, width = span[0], span[1] - span[0]
+    left, right = span
     ratios, steps, rounds, favour = effort
     scales, zeros = grid
-    variants = (0, 2) if symmetric else (-steps, steps + 1)
-    start, trial, best = (
-        np.empty((3, width), np.float32),
-        np.empty((3, width), np.float32),
-        np.empty((3, width), np.float32),
-    )
-    ends, sums = np.empty((2, width), np.float32), np.empty((3, width), np.float32)
-    losses = np.empty(width, np.float32)
-    before, after = np.empty(width), np.empty(width)
-    local, weights_of = np.empty((block, width), np.float32), np.empty((block, width), np.float32)
+    start, best = np.empty((4, right - left), np.float32), np.empty((4, right - left), np.float32)
+    errors = np.empty((2, right - left), np.float32)
+    local, weights = np.empty((block, right - left), np.float32), np.empty((block, right - left), np.float32)
     for j in range(scales.shape[0]):
-        first, last = j * block, min(j * block + block, w.shape[0])
-        here = local[: last - first]
-        here[:] = w[first:last, left : left + width]
-        weigh(here, energy[first:last], favour, weights_of[: last - first])
-        weights = weights_of[: last - first]
-        for c in range(width):
-            set_trial(start, c, scales[j, left + c], zeros[j, left + c])
-            ends[0, c], ends[1, c] = min(_ZERO, here[:, c].min()), max(_ZERO, here[:, c].max())
-        losses[:] = np.float32(np.inf)
-        best[:] = start
-        correlate(here, weights, start, top, sums)
-        keep_better(start, sums, best, losses)
-        for variant in range(variants[0], variants[1]):
-            for ratio in ratios:
-                propose(start, ends, (top, symmetric), (variant, ratio), trial)
-                correlate(here, weights, trial, top, sums)
-                keep_better(trial, sums, best, losses)
-        for _ in range(rounds):
-            refit(here, weights, best, top, symmetric, sums)
-        block_error(here, weights, start, top, before)
-        block_error(here, weights, best, top, after)
-        for c in range(width):
-            if after[c] < before[c]:
-                scales[j, left + c], zeros[j, left + c] = best[0, c], best[2, c]
+        rows = min(block, w.shape[0] - j * block)
+        local[:rows] = w[j * block : j * block + rows, left:right]
+        weigh(local[:rows], energy[j * block : j * block + rows], favour, weights[:rows])
+        set_grid(scales[j, left:right], zeros[j, left:right], top, start)
+        search_block(local[:rows], weights[:rows], (top, symmetric), (ratios, steps, rounds), (start, best, errors))
+        for c in range(right - left):
+            if errors[1, c] < errors[0, c]:
+                scales[j, left + c], zeros[j, left + c] = best[SCALE, c], -best[LOW, c]
