@@ -83,3 +83,20 @@ def test_a_group_of_minus_one_is_a_row(rng):
 def test_a_group_of_one_value_has_the_scale_one():
     assert quant_tensor([[0.0, 0.0]], 4, 2)[1].tolist() == [[1.0]]
     assert quant_tensor([[0.0, 0.0]], 4, 2, "sym")[1].tolist() == [[1.0]]
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("dtype", ["int", "uint"])
+@pytest.mark.parametrize("array_type", [np.float32, np.float16, np.float64])
+def test_results_are_the_peers_to_the_last_bit(rng, scheme, dtype, array_type):
+    peer = pytest.importorskip("onnxruntime.quantization.neural_compressor.weight_only")
+    data = rng.normal(0, 3, (40, 128)).astype(array_type)
+    data[:3] = [[1], [-2], [0]]
+    for bits, size, ratio in ((4, 32, 1.0), (8, 16, 1.0), (3, 128, 0.9), (1, 64, 1.0), (2, 4, 0.7)):
+        ours, theirs = (one(data, bits, size, scheme, dtype, ratio) for one in (quant_tensor, peer.quant_tensor))
+        for mine, its in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(mine, its)
+        np.testing.assert_array_equal(
+            qdq_tensor(data, bits, size, scheme, dtype, ratio), peer.qdq_tensor(data, bits, size, scheme, dtype, ratio)
+        )
