@@ -7,6 +7,7 @@ import onnx_ir as ir
 from vqonnx.core.plan import Plan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Form
+from vqonnx.emitters.captured import quantize_captured
 from vqonnx.emitters.qdq import emit_qdq
 from vqonnx.emitters.qoperator import emit_qoperator
 from vqonnx.graph.io import load
@@ -27,5 +28,6 @@ def emit(model: ir.Model, plan: Plan, solutions: Solutions) -> ir.Model:
     """
     quantized = load(model)
     EMITTERS[plan.form](quantized, plan, solutions)
+    quantize_captured(quantized)
     quantized.metadata_props[TARGET_KEY] = plan.target
     return quantized
