@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING
 from vqonnx.version import __version__
 
 if TYPE_CHECKING:
+    from vqonnx.api.dynamic import quantize_dynamic
     from vqonnx.api.static import plan, quantize_static
     from vqonnx.api.weights import quantize_weight_only
+    from vqonnx.compat.matmul_nbits_quantizer import (
+        AWQWeightOnlyQuantConfig,
+        DefaultWeightOnlyQuantConfig,
+        GPTQWeightOnlyQuantConfig,
+        HQQWeightOnlyQuantConfig,
+        KQuantWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+        NVAWQWeightOnlyQuantConfig,
+        RTNWeightOnlyQuantConfig,
+        WeightOnlyQuantConfig,
+    )
     from vqonnx.convert import Conversion, convert_weights
     from vqonnx.core.plan import Plan
     from vqonnx.core.spec import QuantSpec
@@ -30,10 +42,17 @@ if TYPE_CHECKING:
     from vqonnx.report.model import Report
 
 _HOMES = {
+    "AWQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "BaseQuantizer": "vqonnx.quantizers.base",
     "CalibrationMethod": "vqonnx.quantizers.types",
     "Conversion": "vqonnx.convert",
+    "DefaultWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
+    "GPTQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
+    "HQQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
+    "KQuantWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "Kernel": "vqonnx.core.target",
+    "MatMulNBitsQuantizer": "vqonnx.compat.matmul_nbits_quantizer",
+    "NVAWQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "ONNXQuantizer": "vqonnx.quantizers.onnx_quantizer",
     "OpSupport": "vqonnx.core.target",
     "Plan": "vqonnx.core.plan",
@@ -44,20 +63,30 @@ _HOMES = {
     "QuantType": "vqonnx.quantizers.types",
     "QuantizationMode": "vqonnx.quantizers.types",
     "QuantizedValue": "vqonnx.quantizers.tensors",
+    "RTNWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "Report": "vqonnx.report.model",
     "Target": "vqonnx.core.target",
     "VqonnxError": "vqonnx.errors",
+    "WeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "convert_weights": "vqonnx.convert",
     "plan": "vqonnx.api.static",
+    "quantize_dynamic": "vqonnx.api.dynamic",
     "quantize_static": "vqonnx.api.static",
     "quantize_weight_only": "vqonnx.api.weights",
 }
 
 __all__ = [  # noqa: RUF022 - the version last
+    "AWQWeightOnlyQuantConfig",
     "BaseQuantizer",
     "CalibrationMethod",
     "Conversion",
+    "DefaultWeightOnlyQuantConfig",
+    "GPTQWeightOnlyQuantConfig",
+    "HQQWeightOnlyQuantConfig",
+    "KQuantWeightOnlyQuantConfig",
     "Kernel",
+    "MatMulNBitsQuantizer",
+    "NVAWQWeightOnlyQuantConfig",
     "ONNXQuantizer",
     "OpSupport",
     "Plan",
@@ -68,11 +97,14 @@ __all__ = [  # noqa: RUF022 - the version last
     "QuantType",
     "QuantizationMode",
     "QuantizedValue",
+    "RTNWeightOnlyQuantConfig",
     "Report",
     "Target",
     "VqonnxError",
+    "WeightOnlyQuantConfig",
     "convert_weights",
     "plan",
+    "quantize_dynamic",
     "quantize_static",
     "quantize_weight_only",
     "__version__",
