@@ -13,7 +13,7 @@ from tests.quantizers.flow import EAGER, prepared, run
 from vqonnx.calibration.model import exposing
 from vqonnx.errors import ModelError
 from vqonnx.graph.io import load
-from vqonnx.graph.segments import Segment, between, read_later, segments
+from vqonnx.graph.segments import Segment, around, read_later, segments
 from vqonnx.graph.walk import constant, constant_tensor, values_by_name
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.runtime.session import add_outputs, open_session
@@ -160,7 +160,7 @@ def test_cutting_changes_nothing_in_the_model() -> None:
 def test_what_lies_between_two_values_is_a_model_of_its_own() -> None:
     model = load(linear_bias())
     values = values_by_name(model)
-    part = between(model, values["x"], values["a"])
+    part = around(model, [values["x"]], [values["a"]])
     assert [node.op_type for node in part.graph] == ["MatMul", "Add"]
     rows = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
     (found,) = open_session(part).run(None, {"x": rows})
@@ -172,4 +172,4 @@ def test_a_value_that_needs_more_than_the_start_is_refused() -> None:
     model = load(linear_bias())
     values = values_by_name(model)
     with pytest.raises(ModelError, match="'y' does not follow from 'r' alone: it needs 'x' too"):
-        between(model, values["r"], values["y"])
+        around(model, [values["r"]], [values["y"]])

@@ -1,6 +1,6 @@
 """Cut a graph into consecutive pieces that run one after the other, each a small model of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -91,22 +91,28 @@ def constant_nodes(graph: ir.Graph) -> set[ir.Node]:
     return found
 
 
-def between(source: ir.Model, start: ir.Value, end: ir.Value) -> ir.Model:
-    """The nodes that lead from ``start`` to ``end``, in whatever graph they are, as a model of their own.
+def around(source: ir.Model, starts: Sequence[ir.Value], ends: Sequence[ir.Value]) -> ir.Model:
+    """The nodes that lead from ``starts`` to ``ends``, in whatever graph they are, as a model of their own.
 
-    Its input and output have types, but no shapes: a smaller batch may be fed than the whole model takes.
+    Its inputs and outputs have types, but no shapes: a smaller batch may be fed than the whole model takes.
+
+    Args:
+        source: The model.
+        starts: What becomes the inputs.
+        ends: What becomes the outputs; all of one graph.
 
     Raises:
-        ModelError: ``end`` needs more than ``start`` and constants.
+        ModelError: An end needs more than ``starts`` and constants.
     """
-    nodes = _needed([end], {}, lambda node: False, until=start)
-    graph = end.graph
+    nodes = _needed(ends, {}, lambda node: False, until=starts)
+    graph = ends[0].graph
     position = {node: index for index, node in enumerate(graph if graph is not None else ())}
     part = tuple(sorted(nodes, key=position.__getitem__))
-    others = [value.name for value in _outer_reads(part, ()) if value is not start]
+    others = [value.name for value in _outer_reads(part, ()) if value not in starts]
     if others:
-        raise ModelError(f"{end.name!r} does not follow from {start.name!r} alone: it needs {others[0]!r} too.")
-    model = Segment((end,), part, (start,), (end,)).model(source)
+        from_, to = (" and ".join(repr(value.name) for value in values) for values in (starts, ends))
+        raise ModelError(f"{to} does not follow from {from_} alone: it needs {others[0]!r} too.")
+    model = Segment(tuple(ends), part, tuple(starts), tuple(ends)).model(source)
     for value in (*model.graph.inputs, *model.graph.outputs):
         value.shape = None
     return model
@@ -116,14 +122,14 @@ def _needed(
     results: Sequence[ir.Value],
     owner: dict[ir.Node, int],
     is_free: Callable[[ir.Node], bool],
-    until: ir.Value | None = None,
+    until: Collection[ir.Value] = (),
 ) -> list[ir.Node]:
     """The nodes that compute ``results``, from ``until`` where that is given, and are in no segment yet."""
     found: dict[ir.Node, None] = {}
     pending = list(results)
     while pending:
         value = pending.pop()
-        node = None if value is until else value.producer()
+        node = None if value in until else value.producer()
         if node is None or node in found or (node in owner and not is_free(node)):
             continue
         found[node] = None

@@ -167,14 +167,15 @@ def _norm_of_tile(root: F32, columns: F32) -> float:
 
 def _difference(candidate: Candidate) -> Callable[[F32, int], F32]:
     """From columns of the weight and the first one's number to what the candidate misses of them."""
-    decode = _subtraction(candidate.packed)
+    decode = subtraction(candidate.packed)
     if candidate.channel_scales is None:
         return decode
     scales = candidate.channel_scales[:, None]
     return lambda columns, left: decode(columns * scales, left) / scales
 
 
-def _subtraction(packed: PackedWeight) -> Callable[[F32, int], F32]:
+def subtraction(packed: PackedWeight) -> Callable[[F32, int], F32]:
+    """From columns [K, C] and the number of the first to what is left of them without the packed weight's."""
     if isinstance(packed, CodebookBlocks):
         return lambda columns, left: columns - book_columns(packed, left, left + columns.shape[1])
     from vqonnx.kernels import error_loops

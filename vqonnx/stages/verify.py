@@ -37,6 +37,7 @@ class VerifyOptions:
         latency_seconds: Time to spend on measuring; 0 measures nothing.
         kernels: Whether to find out which planned nodes became integer kernels, which opens the model once more.
         float_bytes: Bytes of the float model's files; of its tensors where None.
+        quantized_bytes: Bytes of the quantized model's files, where they are known.
     """
 
     level: Level = Level.COMPARED
@@ -45,6 +46,7 @@ class VerifyOptions:
     latency_seconds: float = 1.0
     kernels: bool = True
     float_bytes: int | None = None
+    quantized_bytes: int | None = None
 
 
 def verify(
@@ -74,7 +76,7 @@ def verify(
     notes = [] if options.level is Level.NONE else list(_check(quantized, float_model))
     sizes = Sizes(
         float_bytes=model_bytes(float_model) if options.float_bytes is None else options.float_bytes,
-        quantized_bytes=model_bytes(quantized),
+        quantized_bytes=model_bytes(quantized) if options.quantized_bytes is None else options.quantized_bytes,
     )
     if options.level is Level.NONE:
         return Verification(sizes=sizes)
@@ -101,10 +103,15 @@ def verify(
 def model_bytes(model: ir.Model | Path) -> int:
     """Bytes of the file and of the external data that it refers to; of the tensors alone for a model in memory."""
     if isinstance(model, Path):
-        tensors = (tensor for tensor in external_tensors(load(model)) if not is_inside(tensor, model))
-        parts = {(str(tensor.location), tensor.offset): tensor.nbytes for tensor in tensors}
-        return model.stat().st_size + sum(parts.values())
+        return file_bytes(model, load(model))
     return sum(tensor.nbytes for _, tensor in initialized_values(model))
+
+
+def file_bytes(path: Path, model: ir.Model) -> int:
+    """Bytes of a file and of its external data; ``model`` is what was loaded from it."""
+    tensors = (tensor for tensor in external_tensors(model) if not is_inside(tensor, path))
+    parts = {(str(tensor.location), tensor.offset): tensor.nbytes for tensor in tensors}
+    return path.stat().st_size + sum(parts.values())
 
 
 class _FirstFeeds:
