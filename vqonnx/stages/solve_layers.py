@@ -1,14 +1,14 @@
 """Solve every weight of a plan: those that need no data one after the other, the others as the model is walked."""
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from vqonnx.algorithms.auto import data_free
 from vqonnx.algorithms.base import Needs, find_algorithm
 from vqonnx.calibration.feeds import Array
 from vqonnx.calibration.moments import InputMoments
@@ -79,31 +79,52 @@ def solve_layers(
     Raises:
         VqonnxError: As ``solve_group`` and ``walk_layer_inputs``.
     """
-    walked, notes = _walked(model, plan, layers) if samples is not None else ({}, [])
-    _solve_without_samples(
-        [weight for weight in plan.weights.values() if weight.key not in walked], layers, solved, options
-    )
+    walked, blind = _walked(model, plan, layers) if samples is not None else ({}, {})
+    unwalked = [weight for weight in plan.weights.values() if weight.key not in walked]
+    _solve_without_samples(unwalked, layers, solved, options, blind)
     if walked and samples is not None:
         solving = _Solving(model, plan, layers, solved, options, walked)
         walk = WalkOptions(
             inputs=options.inputs, providers=options.providers, work=options.work, progress=options.progress
         )
         walk_layer_inputs(model, solving.layer_inputs(), samples, solving, walk)
-    return notes
+    return [_told(blind)] if blind else []
 
 
 def _solve_without_samples(
-    weights: Sequence[WeightPlan], layers: Mapping[str, Layer], solved: SolvedWeights, options: SolveOptions
+    weights: Sequence[WeightPlan],
+    layers: Mapping[str, Layer],
+    solved: SolvedWeights,
+    options: SolveOptions,
+    blind: Mapping[str, str],
 ) -> None:
     total = sum(weight.in_features * weight.out_features for weight in weights)
     done = 0
     for weight in weights:
         if weight.key not in solved:
             layer = layers[weight.readers[0]]
-            solved.put(solve_weight(weight, layer.read(), None, options.options_of(weight)))
+            solved.put(_solved_without_samples(weight, layer.read(), options, blind.get(weight.key)))
             layer.weight.release()
         done += weight.in_features * weight.out_features
         options.progress("solve, million weights", done // _MILLION, total // _MILLION)
+
+
+def _solved_without_samples(
+    plan: WeightPlan, weight: FloatArray, options: SolveOptions, reason: str | None
+) -> SolvedWeight:
+    """One weight by its own algorithm, or by what does without data where its inputs cannot be observed."""
+    if reason is None:
+        return solve_weight(plan, weight, None, options.options_of(plan))
+    needs_data = find_algorithm(plan.algorithm).needs is Needs.HESSIAN
+    able = replace(plan, algorithm=data_free(plan.spec)) if needs_data else plan
+    found = solve_weight(able, weight, None, options.options_of(able))
+    return replace(found, asked=plan.algorithm, note=f"solved without samples: {reason}")
+
+
+def _told(blind: Mapping[str, str]) -> str:
+    key, reason = next(iter(blind.items()))
+    more = f"; so were {len(blind) - 1} more" if len(blind) > 1 else ""
+    return f"weight {key!r} was packed without samples, since {reason}{more}"
 
 
 Ends = tuple[str, int]
@@ -112,7 +133,7 @@ Ends = tuple[str, int]
 
 def _walked(
     model: ir.Model, plan: WeightOnlyPlan, layers: Mapping[str, Layer]
-) -> tuple[dict[str, tuple[Ends, ...]], list[str]]:
+) -> tuple[dict[str, tuple[Ends, ...]], dict[str, str]]:
     """For each weight that learns from samples the inputs to learn from, in graph order; and why others do not."""
     learning = [
         weight for weight in plan.weights.values() if find_algorithm(weight.algorithm).needs is not Needs.NOTHING
@@ -120,18 +141,16 @@ def _walked(
     reasons = unwalkable(model, dict.fromkeys(name for weight in learning for name in weight.inputs))
     position = {value.name: at for at, node in enumerate(model.graph) for value in node.outputs}
     walked: dict[str, tuple[Ends, ...]] = {}
+    blind: dict[str, str] = {}
     for weight in learning:
         ends = {_ends(layers[name]) for name in weight.readers if layers[name].reader is Reader.PRODUCT}
         usable = sorted((end for end in ends if end[0] not in reasons), key=lambda end: (position.get(end[0], -1), end))
         if usable:
             walked[weight.key] = tuple(usable)
-    notes = [
-        f"{weight.readers[0]!r} is packed without samples: its input {name!r} cannot be observed, {reasons[name]}"
-        for weight in learning
-        for name in weight.inputs
-        if name in reasons and weight.key not in walked
-    ]
-    return walked, notes
+        elif ends:
+            name = weight.inputs[0]
+            blind[weight.key] = f"its input {name!r} cannot be observed ({reasons[name]})"
+    return walked, blind
 
 
 def _ends(layer: Layer) -> Ends:
@@ -229,7 +248,7 @@ def _added(known: InputMoments | None, more: InputMoments) -> InputMoments:
     held_back = None
     if known.held_back is not None and more.held_back is not None:
         held_back = known.held_back + more.held_back
-    return dataclasses.replace(
+    return replace(
         known,
         calibration=known.calibration + more.calibration,
         rows=known.rows + more.rows,
