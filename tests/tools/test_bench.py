@@ -189,7 +189,7 @@ def test_bench_packs_the_weights_of_a_language_model(tmp_path: Path) -> None:
     for tool in ("vqonnx gptq asym, block 32", "onnxruntime asym, block 32"):
         assert rows[tool]["perplexity"] == 24.0
         assert rows[tool]["seconds"]["median"] > 0
-    assert all("perplexity" in row or row["note"].startswith("skipped: ") for row in rows.values())
+    assert all("perplexity" in row or row["note"].startswith(("skipped: ", "fails: ")) for row in rows.values())
 
 
 @pytest.mark.slow
