@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vqonnx.core.granularity import Granularity, PerTensor
-from vqonnx.core.qtype import QType
+from vqonnx.core.qtype import Kind, QType
 
 
 class ScaleGrid(Enum):
@@ -48,6 +48,12 @@ class QuantSpec:
     granularity: Granularity = PerTensor()  # noqa: RUF009 - frozen and without state
     grid: ScaleGrid = ScaleGrid.FREE
     reduce_range: bool = False
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether numbers are divided by a scale first; 16-bit floats and block formats take them as they are."""
+        kind = self.qtype.kind
+        return kind is Kind.INTEGER or (kind is Kind.FLOAT and self.qtype.bits == 8)
 
     @property
     def qmin(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from vqonnx.core.positions import PositionRule
 from vqonnx.core.spec import QuantSpec
 
 
@@ -22,6 +23,12 @@ class Kernel(Enum):
     COMPUTE = "integer kernel"
     MOVES = "moves or selects values of any type"
     CLIPS = "clips; absorbed by a quantized range that clips exactly like it"
+    FUSED = "computed with the operator before it, nothing being quantized between; by itself an integer kernel"
+
+    @property
+    def is_activation(self) -> bool:
+        """Whether it belongs to the operator before it."""
+        return self in (Kernel.CLIPS, Kernel.FUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +89,12 @@ class Target:
         weight: Default spec of weights, per tensor; made per channel where the operator has an axis for it and
             ``per_channel`` says so.
         per_channel: Whether weights have one scale an output channel by default.
-        bias: Whether biases are int32 at input_scale x weight_scale; they stay float otherwise.
+        bias: Whether biases are quantized; they stay float otherwise.
+        own_bias: What biases become in the QDQ form, each with a scale of its own; int32 at input_scale x weight_scale
+            where None.
+        everything: Whether all operators with a kernel are quantized, however light and wherever they stand.
+        positions: Rules on the positions (-log2) of power-of-two scales; see ``core.positions``.
+        family: The quantizer classes that serve it: ``""`` for the plain ones, ``"vitis"``.
         ops: Operators in the QDQ form, by ``op_type`` (default domain) or ``domain::op_type``.
         other_ops: The same for each other form that the device runs.
         max_opset: Highest default-domain opset that the device's operators are registered for.
@@ -96,6 +108,10 @@ class Target:
     weight: QuantSpec
     per_channel: bool = True
     bias: bool = True
+    own_bias: QuantSpec | None = None
+    everything: bool = False
+    positions: tuple[PositionRule, ...] = field(default=(), repr=False)
+    family: str = ""
     ops: Mapping[str, OpSupport] = field(repr=False)
     other_ops: Mapping[Form, Mapping[str, OpSupport]] = field(default_factory=dict, repr=False)
     max_opset: int = 21

@@ -35,7 +35,7 @@ def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
     """
     emitter = _QdqEmitter(model, plan, solutions)
     for node in plan.nodes.values():
-        if node.kernel is Kernel.CLIPS:
+        if node.kernel.is_activation:
             emitter.emit_clip(node)
     for tensor in plan.tensors.values():
         if tensor.role is Role.ACTIVATION:
@@ -63,7 +63,7 @@ class _QdqEmitter:
         """Drop a clip that the range of its output repeats exactly; else quantize before it as well as after.
 
         In the second case the range saturates nothing that the clip would keep, so the extra pair is exact, and
-        it lets the node before the clip give integers.
+        it lets the node before the clip give integers. A device that fuses the clip needs no such pair.
         """
         key = plan.outputs[0]
         if key is None:
@@ -71,13 +71,12 @@ class _QdqEmitter:
         node = self._nodes[plan.node]
         source, output = node.inputs[0], node.outputs[0]
         name = output.name or ""  # a graph output hands its name on
-        bounds = clip_bounds(node)
+        bounds = clip_bounds(node) if node.op_type in ("Relu", "Clip") else None
         assert source is not None
-        assert bounds is not None
-        if not self._keep_clips and clips_exactly(self._solutions.params(key), *bounds):
+        if bounds is not None and not self._keep_clips and clips_exactly(self._solutions.params(key), *bounds):
             replace_uses(output, source, self._names, keep=(node,))
             self._values[name] = source
-        else:
+        elif plan.kernel is Kernel.CLIPS:
             self._insert_pair(source, key, None)
 
     def emit_activation(self, tensor: TensorPlan) -> None:

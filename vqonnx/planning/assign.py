@@ -1,21 +1,24 @@
 """The quantized form of every tensor that an integer node touches."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
 from vqonnx.core.granularity import PerAxis, PerTensor
 from vqonnx.core.plan import NodePlan, Role, TensorPlan
-from vqonnx.core.qtype import INT32
+from vqonnx.core.qtype import INT32, Kind
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Form, Kernel
 from vqonnx.errors import OptionError
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.layer_types import TensorTypes
 from vqonnx.planning.partition import Partition
-from vqonnx.planning.rules import Override, PlanRules
+from vqonnx.planning.rules import LayerTypes, Override, PlanRules
 
 
 @dataclass(slots=True)
@@ -24,22 +27,35 @@ class Assignment:
 
     rules: PlanRules
     partition: Partition
+    layers: Mapping[str, LayerTypes]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     nodes: dict[str, NodePlan] = field(default_factory=dict)
-    activations: dict[str, str] = field(default_factory=dict)
-    """Key of each activation by its name: another form may have that name as its key."""
+    activations: dict[tuple[str, QuantSpec], str] = field(default_factory=dict)
+    """Key of each activation by its name and spec: another form may have that name as its key."""
+
+    @property
+    def types(self) -> TensorTypes:
+        """Answers for the specs."""
+        return TensorTypes(self.partition, self.rules, self.layers)
 
 
-def assign(partition: Partition, rules: PlanRules) -> tuple[dict[str, TensorPlan], dict[str, NodePlan]]:
+def assign(
+    partition: Partition, rules: PlanRules, layers: Mapping[str, LayerTypes] = MappingProxyType({})
+) -> tuple[dict[str, TensorPlan], dict[str, NodePlan]]:
     """Give every input and output of the integer nodes its quantized form.
+
+    Args:
+        partition: The integer nodes.
+        rules: What was asked for.
+        layers: Types of single nodes, by name.
 
     Returns:
         Tensor plans by key and node plans by node name, both in graph order.
     """
-    work = Assignment(rules, partition)
+    work = Assignment(rules, partition, layers)
     for candidate in partition:
-        if candidate.support.kernel is Kernel.CLIPS:
-            _plan_node(work, candidate, candidate.node, [None] * len(candidate.node.inputs))
+        if partition.follows(candidate):
+            _plan_node(work, candidate, candidate.node, _inputs(work, candidate, behind=True))
         elif candidate.add is None:
             _plan_node(work, candidate, candidate.node, _inputs(work, candidate))
         else:
@@ -72,17 +88,24 @@ def _register(
     work.nodes[node.name or ""] = NodePlan(
         node=node.name or "",
         op_type=node.op_type,
-        kernel=candidate.support.kernel,
+        kernel=_kernel(work, candidate),
         inputs=tuple(inputs),
         outputs=outputs,
     )
 
 
-def _inputs(work: Assignment, candidate: Candidate) -> list[str | None]:
+def _kernel(work: Assignment, candidate: Candidate) -> Kernel:
+    """The kernel; that of an activation that stands alone computes."""
+    kernel = candidate.support.kernel
+    return Kernel.COMPUTE if kernel is Kernel.FUSED and not work.partition.follows(candidate) else kernel
+
+
+def _inputs(work: Assignment, candidate: Candidate, *, behind: bool = False) -> list[str | None]:
+    """The key of each input; the first of an activation ``behind`` another node has none."""
     keys: list[str | None] = [None] * len(candidate.node.inputs)
     for index in candidate.activations():
         value = candidate.input(index)
-        if value is not None:
+        if value is not None and not (behind and index == 0):
             keys[index] = _operand(work, value, candidate)
     weight, support = candidate.weight(), candidate.support
     if weight is not None and support.weight is not None:
@@ -92,39 +115,53 @@ def _inputs(work: Assignment, candidate: Candidate) -> list[str | None]:
     return keys
 
 
-def _operand(work: Assignment, value: ir.Value, candidate: Candidate) -> str:
+def _operand(work: Assignment, value: ir.Value, candidate: Candidate) -> str | None:
     """An input that is measured, or an elementwise constant, which has a range of its own."""
     name = value.name or ""
     override = work.rules.overrides.get(name)
+    wanted = work.types.read(value, candidate)
     if constant_tensor(value) is not None:
-        return _add(work, _form(name, Role.WEIGHT, work.rules.activation, override))
-    key = _activation(work, value)
+        return _add(work, _form(name, Role.WEIGHT, wanted, override))
+    if not work.rules.activations:
+        return None
+    key = _activation(work, value, wanted)
     conversion = override.conversion if override else None
-    if conversion is None or (conversion.readers and candidate.name not in conversion.readers):
-        return key
+    if conversion is not None and (not conversion.readers or candidate.name in conversion.readers):
+        return _converted(work, key, work.tensors[key].spec, conversion.form)
+    fixed = override is not None and override.qtype is not None
+    if not fixed and work.types.differs(value, candidate):
+        return _converted(work, key, wanted, None)
+    return key
+
+
+def _converted(work: Assignment, key: str, spec: QuantSpec, override: Override | None) -> str:
+    """A second form of an activation, made of the first."""
     original = work.tensors[key]
-    form = _form(name, Role.ACTIVATION, original.spec, conversion.form)
+    form = _form(original.tensor, Role.ACTIVATION, spec, override)
     if form.bounds is None and form.fixed is None:
         form = replace(form, bounds=original.bounds, method=None if original.bounds else work.rules.method)
-    return _add(work, replace(form, key=f"{name}_{form.spec.qtype.name}", converted_from=key))
+    return _add(work, replace(form, key=f"{original.tensor}_{form.spec.qtype.name}", converted_from=key))
 
 
-def _activation(work: Assignment, value: ir.Value) -> str:
+def _activation(work: Assignment, value: ir.Value, wanted: QuantSpec | None = None) -> str:
+    """The form of a value as the integer node gives it that computes it, or as a reader wants what none computes."""
     name = value.name or ""
-    if name in work.activations:
-        return work.activations[name]
-    form = _form(name, Role.ACTIVATION, work.rules.activation, work.rules.overrides.get(name))
+    computed = wanted is None or work.partition.maker(value) is not None
+    spec = work.types.made(value) if computed or wanted is None else wanted
+    if (name, spec) in work.activations:
+        return work.activations[name, spec]
+    form = _form(name, Role.ACTIVATION, spec, work.rules.overrides.get(name))
     if form.bounds is None and form.fixed is None:
         maker = work.partition.maker(value)
         bounds = maker.support.output_bounds if maker is not None else None
         form = replace(form, bounds=bounds, method=None if bounds else work.rules.method)
-    work.activations[name] = _add(work, form)
-    return work.activations[name]
+    work.activations[name, spec] = _add(work, form)
+    return work.activations[name, spec]
 
 
 def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | None:
     """The form of an output: none where a clip follows, or where float is free and no integer node reads it."""
-    if not is_float(output) or work.partition.clip_after(candidate) is not None:
+    if not is_float(output) or work.partition.clip_after(candidate) is not None or not work.rules.activations:
         return None
     return None if work.partition.has_free_float_output(candidate, output) else _activation(work, output)
 
@@ -140,8 +177,9 @@ def _weight(work: Assignment, weight: ir.Value, candidate: Candidate) -> str:
         axis = None  # QLinearMatMul takes a scale a column for matrices only
     if axis is not None and not -rank <= axis < rank:
         raise _override_error(name, f"has rank {rank}, so no axis {axis}")
-    granularity = PerAxis(axis % rank) if axis is not None and rank else PerTensor()
-    spec = replace(work.rules.weight, granularity=granularity)
+    spec = work.types.weight(weight, candidate)
+    if spec.has_scale:
+        spec = replace(spec, granularity=PerAxis(axis % rank) if axis is not None and rank else PerTensor())
     return _add(work, _form(name, Role.WEIGHT, spec, override))
 
 
@@ -149,6 +187,9 @@ def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str
     source, weight, bias = keys[0], keys[candidate.support.weight or 1], candidate.bias()
     if source is None or weight is None or bias is None or not work.rules.quantize_bias:
         return None
+    own = work.rules.own_bias is not None and work.rules.form is Form.QDQ
+    if not own and not all(work.tensors[key].spec.qtype.kind is Kind.INTEGER for key in (source, weight)):
+        return None  # no scales that an integer's could be made of: such biases stay float
     if bias.dtype != ir.DataType.FLOAT and work.rules.form is Form.QDQ:
         return None  # DequantizeLinear's float16 scale cannot hold input_scale * weight_scale: such biases stay float
     granularity = work.tensors[weight].spec.granularity
@@ -163,12 +204,15 @@ def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str
 
 def _form(name: str, role: Role, spec: QuantSpec, override: Override | None) -> TensorPlan:
     """A tensor's plan with what the user fixed for it."""
+    if override is not None and override.qtype is not None:
+        spec = replace(spec, qtype=override.qtype)
     plan = TensorPlan(key=name, tensor=name, role=role, spec=spec)
+    if not spec.has_scale:
+        return replace(plan, fixed=(np.array(1.0), np.array(0)))
     if override is None:
         return plan
     spec = replace(
         spec,
-        qtype=override.qtype or spec.qtype,
         symmetric=spec.symmetric if override.symmetric is None else override.symmetric,
         reduce_range=spec.reduce_range if override.reduce_range is None else override.reduce_range,
     )

@@ -9,6 +9,7 @@ from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel, OpSupport, Target
 from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add, operator_key
 from vqonnx.graph.walk import constant, constant_tensor, is_float
+from vqonnx.kernels.dpu import is_hard_sigmoid
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
@@ -211,6 +212,14 @@ def _clip_needs_constants(candidate: Candidate) -> str:
     return "" if low <= 0 <= high else f"it clips to [{low:g}, {high:g}], which no range that holds 0 clips like"
 
 
+def _other_hard_sigmoid(candidate: Candidate) -> str:
+    node = candidate.node
+    slope, offset = (float_attribute(node, name, default) for name, default in (("alpha", 0.2), ("beta", 0.5)))
+    if node.op_type != "HardSigmoid" or is_hard_sigmoid(slope, offset):
+        return ""
+    return f"the device has one HardSigmoid, x / 6 + 0.5, not {slope:g} x + {offset:g}"
+
+
 _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _opset_too_low,
     _attribute_not_taken,
@@ -224,4 +233,5 @@ _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _gemm_factors,
     _bias_form,
     _clip_needs_constants,
+    _other_hard_sigmoid,
 )

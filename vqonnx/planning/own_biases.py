@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from vqonnx.core.plan import Plan, Role
 from vqonnx.core.spec import QuantSpec
 
@@ -13,8 +15,9 @@ def with_own_bias_scales(plan: Plan, spec: QuantSpec) -> Plan:
         plan: A plan whose biases are int32.
         spec: What they become: int8 with one power-of-two scale on AMD's NPU.
     """
+    fixed = None if spec.has_scale else (np.array(1.0), np.array(0))
     tensors = {
-        key: replace(tensor, spec=spec, own_scale=True) if tensor.role is Role.BIAS else tensor
+        key: replace(tensor, spec=spec, own_scale=True, fixed=fixed) if tensor.role is Role.BIAS else tensor
         for key, tensor in plan.tensors.items()
     }
     return replace(plan, tensors=tensors)

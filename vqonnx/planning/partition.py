@@ -44,13 +44,18 @@ class Partition:
         return readers
 
     def clip_after(self, candidate: Candidate) -> Candidate | None:
-        """The clip that alone reads the node's output, and which the output's range may absorb."""
+        """The clip that alone reads the node's output, and which the output's range, or the kernel, may absorb."""
         output = candidate.tail.outputs[0]
         if output.is_graph_output() or len(output.uses()) != 1 or candidate.support.kernel is not Kernel.COMPUTE:
             return None
-        reader = next(iter(output.uses()))[0]
+        reader, index = next(iter(output.uses()))
         clip = self._kept.get(reader)
-        return clip if clip is not None and clip.support.kernel is Kernel.CLIPS else None
+        return clip if clip is not None and clip.support.kernel.is_activation and index == 0 else None
+
+    def follows(self, candidate: Candidate) -> bool:
+        """Whether the node is an activation that belongs to the node before it."""
+        maker = self.maker(candidate.input(0)) if candidate.support.kernel.is_activation else None
+        return maker is not None and self.clip_after(maker) is candidate
 
     def _reduce(self) -> None:
         pending = list(self._kept.values())
@@ -88,7 +93,7 @@ class Partition:
             return self._clip_out_of_place(candidate)
         if (
             candidate.is_heavy()
-            or (self._everything and kernel is Kernel.COMPUTE)
+            or (self._everything and kernel in (Kernel.COMPUTE, Kernel.FUSED))
             or self._saves_a_conversion(candidate)
         ):
             return ""
@@ -122,7 +127,7 @@ class Partition:
     def _comes_as_integers(self, value: ir.Value | None) -> bool:
         """Whether an integer node computes the value and cannot give it in float for free."""
         maker = self.maker(value)
-        if maker is not None and maker.support.kernel is Kernel.CLIPS:
+        if maker is not None and self.follows(maker):
             maker = self.maker(maker.input(0))
         return maker is not None and not maker.support.float_output
 

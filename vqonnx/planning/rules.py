@@ -72,6 +72,21 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTypes:
+    """Element types of some nodes; None keeps the plan's.
+
+    Attributes:
+        pattern: Which nodes.
+        activation: Of what they compute and read.
+        weight: Of their weights.
+    """
+
+    pattern: Pattern
+    activation: QType | None = None
+    weight: QType | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRules:
     """Everything that shapes a plan besides the graph and the target.
 
@@ -80,7 +95,9 @@ class PlanRules:
         weight: Spec of weights, per tensor; ``per_channel`` makes it per axis where the operator allows.
         form: How the graph will be written.
         per_channel: One scale an output channel for weights.
-        quantize_bias: Whether biases become int32; they stay float otherwise.
+        quantize_bias: Whether biases are quantized; they stay float otherwise.
+        own_bias: What biases become in the QDQ form, with scales of their own; int32 on the accumulator's scale where
+            None.
         dynamic_matmul: Whether a MatMul of two activations is quantized.
         method: How ranges of activations follow from statistics.
         selection: Which nodes may be quantized.
@@ -89,6 +106,10 @@ class PlanRules:
         contrib: Write com.microsoft's QuantizeLinear and DequantizeLinear.
         keep_clips: Keep a Relu or Clip where a range repeats it exactly.
         everything: Quantize light operators wherever the target has a kernel, not only between others.
+        layers: Types of single nodes or operators; of patterns that choose the same node the last wins. Where types
+            meet, the reader's form is converted from the other.
+        unsigned_relu: Make signed types of what is never below zero (a Relu's or Clip's output) unsigned.
+        activations: Whether activations are quantized; only weights are otherwise.
     """
 
     activation: QuantSpec
@@ -96,6 +117,7 @@ class PlanRules:
     form: Form = Form.QDQ
     per_channel: bool = True
     quantize_bias: bool = True
+    own_bias: QuantSpec | None = None
     dynamic_matmul: bool = True
     method: RangeMethod = RangeMethod.MSE
     selection: Selection = Selection()
@@ -104,3 +126,6 @@ class PlanRules:
     keep_clips: bool = False
     contrib: bool = False
     everything: bool = False
+    layers: tuple[LayerTypes, ...] = ()
+    unsigned_relu: bool = False
+    activations: bool = True

@@ -70,6 +70,7 @@ class QuantizerOptions:
             form=form,
             per_channel=device.per_channel if per_channel is None else per_channel,
             quantize_bias=device.bias and extra.quantize_bias,
+            own_bias=device.own_bias,
             dynamic_matmul=not extra.mat_mul_const_b_only,
             method=methods[0],
             selection=Selection(

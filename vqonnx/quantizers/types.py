@@ -34,7 +34,7 @@ class _Named(Enum):
 
 
 class QuantType(_Named):
-    """Element types of activations and weights."""
+    """Element types of activations and weights; those behind QUInt2 are vqonnx's, for AMD's NPU (target "vitis")."""
 
     QInt8 = 0
     QUInt8 = 1
@@ -45,6 +45,21 @@ class QuantType(_Named):
     QUInt4 = 6
     QInt2 = 7
     QUInt2 = 8
+    QFLOAT8E5M2 = 100
+    QInt32 = 101
+    QUInt32 = 102
+    QFloat16 = 103
+    QBFloat16 = 104
+    QBFP16 = 105
+    QMX9 = 106
+    QMX6 = 107
+    QMX4 = 108
+    QMXFP8_E5M2 = 109
+    QMXFP8_E4M3 = 110
+    QMXFP6_E3M2 = 111
+    QMXFP6_E2M3 = 112
+    QMXFP4_E2M1 = 113
+    QMXINT8 = 114
 
     @property
     def qtype(self) -> QType:

@@ -19,7 +19,7 @@ from vqonnx.calibration.statistics.channel_mean import ChannelMean
 from vqonnx.core.params import QuantizedTensor
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.solution import Solutions
-from vqonnx.core.target import Form, Kernel
+from vqonnx.core.target import Form
 from vqonnx.emitters.qdq import KEY
 from vqonnx.graph.segments import Segment, segments
 from vqonnx.graph.walk import nodes_by_name, values_by_name
@@ -134,7 +134,7 @@ def _layer(node: ir.Node, planned: NodePlan, bias: str, plan: Plan) -> Layer:
     output, key = node.outputs[0], planned.outputs[0]
     reader = next((user for user, _ in output.uses()), None)
     clip = plan.nodes.get(reader.name or "") if reader is not None and key is None else None
-    if reader is not None and clip is not None and clip.kernel is Kernel.CLIPS:
+    if reader is not None and clip is not None and clip.kernel.is_activation:
         output, key = reader.outputs[0], clip.outputs[0]
     return Layer(bias, output.name or "", key, 1 if node.op_type in ("Conv", "ConvTranspose") else -1)
 

@@ -11,7 +11,6 @@ from vqonnx.calibration.statistics.histogram import Histogram
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.solution import Solutions
-from vqonnx.core.target import Kernel
 from vqonnx.kernels.fidelity import quantization_sqnr
 
 LEAST_LOCAL_DB = 8.0
@@ -31,7 +30,7 @@ def collapsing_nodes(plan: Plan, solutions: Solutions, statistics: Mapping[str, 
     found: dict[str, str] = {}
     for node in plan.nodes.values():
         reason = next(_complaints(node, plan, solutions, statistics), None)
-        if reason is not None and node.kernel is not Kernel.CLIPS:
+        if reason is not None and not node.kernel.is_activation:
             found[node.node] = reason
     return found
 

@@ -133,7 +133,7 @@ def _of_node(planned: NodePlan, node: ir.Node | None, codes: set[ir.Value]) -> N
 
 def _why_float(planned: NodePlan, node: ir.Node) -> str:
     """The first thing that keeps ONNX Runtime's CPU provider from an integer kernel."""
-    if planned.kernel is Kernel.CLIPS:
+    if planned.kernel.is_activation:
         return "no quantized range after it clips as it does"
     if planned.kernel is Kernel.COMPUTE and planned.op_type not in _INTEGER_ON_CPU:
         return f"ONNX Runtime's CPU provider has no integer kernel for {planned.op_type}"

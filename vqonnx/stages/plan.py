@@ -6,13 +6,15 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from vqonnx.core.plan import Plan, Skip
-from vqonnx.core.target import Target
+from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.graph.facts import linear_add, operator_key
 from vqonnx.graph.walk import subgraphs, values_by_name
 from vqonnx.planning.assign import assign
 from vqonnx.planning.eligible import candidates, has_float_edge
 from vqonnx.planning.kernels import check_kernels
+from vqonnx.planning.layer_types import types_by_node
+from vqonnx.planning.own_biases import with_own_bias_scales
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import PlanRules
 from vqonnx.planning.selection import rejections
@@ -39,13 +41,13 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         **_with_biases(nodes, rules.floats),
     }
     found, skips = candidates(nodes, device, rejected)
-    partition = Partition(found, everything=rules.everything)
-    tensors, plans = assign(partition, rules)
+    partition = Partition(found, everything=rules.everything or device.everything)
+    tensors, plans = assign(partition, rules, types_by_node(nodes, rules.layers))
     check_kernels(partition, tensors, plans)
     left = [*skips, *partition.skips, *_in_bodies(nodes)]
     order = {node.name: position for position, node in enumerate(nodes)}
     left.sort(key=lambda skip: order.get(skip.node, len(order)))
-    return Plan(
+    plan = Plan(
         target=target.name,
         tensors=tensors,
         nodes=plans,
@@ -54,6 +56,8 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         keep_clips=rules.keep_clips,
         contrib=rules.contrib or _above(target, model),
     )
+    own_bias = rules.own_bias if rules.form is Form.QDQ else None
+    return plan if own_bias is None else with_own_bias_scales(plan, own_bias)
 
 
 def _above(target: Target, model: ir.Model) -> bool:

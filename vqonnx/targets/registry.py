@@ -4,10 +4,10 @@ from importlib.metadata import entry_points
 
 from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, nearest
-from vqonnx.targets import cpu, directml
+from vqonnx.targets import cpu, directml, vitis
 
 ENTRY_POINT_GROUP = "vqonnx.targets"
-_SHIPPED = {target.name: target for target in (*cpu.TARGETS, *directml.TARGETS)}
+_SHIPPED = {target.name: target for target in (*cpu.TARGETS, *directml.TARGETS, *vitis.TARGETS)}
 
 
 def target_names() -> list[str]:

@@ -1,11 +1,20 @@
-"""AMD's NPU (Ryzen AI, the DPU's successor) in its int8 form: power-of-two scales, and the shifts that it can do.
+"""AMD's NPU (Ryzen AI, the DPU's successor): what it runs, and in its int8 form the shifts that it can do.
+
+``vitis-npu-cnn`` is that form: int8 everywhere, power-of-two scales, one a tensor. ``vitis-npu-transformer`` has scales
+of any size and quantizes products of two activations; ``vitis`` takes every type that AMD Quark's QDQ models have and
+knows no rules. Never executed on the device by the developers.
 
 Source: the compiler's constraints as AMD Quark 0.13 states them; "position" is -log2 of a scale. A product shifts its
 accumulator, of position weight + input, to the output's ("cut") and its bias to the accumulator's ("bias"); a sum
 shifts its inputs to one position ("read") and the result to the output's ("write").
 """
 
+from dataclasses import replace
+
 from vqonnx.core.positions import AlignRule, Allowance, NodeKind, Operand, PositionRule, ShiftRule
+from vqonnx.core.qtype import INT8, UINT8
+from vqonnx.core.spec import QuantSpec, ScaleGrid
+from vqonnx.core.target import Form, Kernel, OpSupport, Target
 
 _PRODUCTS = frozenset({NodeKind.PRODUCT, NodeKind.LEAKY_PRODUCT})
 _SHIFTED_BIAS = (Operand.WEIGHT, Operand.INPUTS)
@@ -110,3 +119,97 @@ NPU_RULES: tuple[PositionRule, ...] = (
     ),
 )
 """In the order in which broken ones are mended."""
+
+_MOVES = OpSupport(kernel=Kernel.MOVES, activations=(0,))
+_LIGHT = OpSupport()
+_FUSED = OpSupport(kernel=Kernel.FUSED)
+
+_OPS = {
+    "Conv": OpSupport(activations=(0,), weight=1, weight_axis=0, bias=2, heavy_from=1),
+    "ConvTranspose": OpSupport(activations=(0,), weight=1, weight_axis=1, bias=2, heavy_from=1),
+    "Gemm": OpSupport(activations=(0,), weight=1, weight_axis=1, transposed="transB", bias=2, heavy_from=1),
+    "MatMul": OpSupport(activations=(0,), weight=1, weight_axis=1, heavy_from=1),
+    "Relu": _FUSED,
+    "Clip": replace(_FUSED, activations=(0,)),
+    "LeakyRelu": _FUSED,
+    "PRelu": _FUSED,
+    **dict.fromkeys(
+        (
+            "Add", "AveragePool", "Concat", "Div", "Erf", "GlobalAveragePool", "HardSigmoid", "InstanceNormalization",
+            "LpNormalization", "Max", "Min", "Mul", "Sub", "Tanh",
+        ),
+        _LIGHT,
+    ),
+    "Gelu": replace(_LIGHT, opset=20),
+    "LayerNormalization": replace(_LIGHT, opset=17),
+    "ReduceMean": replace(_LIGHT, activations=(0,)),
+    "Sigmoid": OpSupport(output_bounds=(0.0, 1.0)),
+    "Softmax": OpSupport(output_bounds=(0.0, 1.0)),
+    "Where": OpSupport(activations=(1, 2)),
+    **dict.fromkeys(
+        (
+            "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "SpaceToDepth",
+            "Split", "Squeeze", "Transpose", "Unsqueeze",
+        ),
+        _MOVES,
+    ),
+    "MaxPool": replace(_MOVES, opset=12),
+    "Resize": replace(_MOVES, opset=11),
+}  # fmt: skip
+
+_INTEGERS: dict[str, tuple[str, ...]] = {"uint8": (), "int8": ()}
+_WEIGHTS = {"uint8": ("int8", "uint8"), "int8": ("int8",)}
+# The integer operators are ONNX Runtime's; the NPU's compiler reads QDQ models.
+_QOPERATOR = {
+    **{
+        name: replace(_OPS[name], types=_INTEGERS)
+        for name in (
+            "Add", "Concat", "Expand", "Flatten", "Gather", "GlobalAveragePool", "Identity", "MaxPool", "Mul",
+            "Reshape", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+        )
+    },
+    **{name: replace(_OPS[name], types=_WEIGHTS) for name in ("Gemm", "MatMul")},
+    "Conv": replace(_OPS["Conv"], types=_WEIGHTS, one_zero_point=True),
+    "LeakyRelu": replace(_LIGHT, types=_INTEGERS),
+    "Relu": OpSupport(kernel=Kernel.CLIPS, types=_INTEGERS),
+    "Clip": OpSupport(kernel=Kernel.CLIPS, activations=(0,), types=_INTEGERS),
+}  # fmt: skip
+
+_PROVIDER = "VitisAIExecutionProvider"
+_POWER = QuantSpec(qtype=INT8, symmetric=True, grid=ScaleGrid.POWER_OF_TWO)
+_INT8 = QuantSpec(qtype=INT8, symmetric=True)
+_SOURCES = ("AMD Quark 0.13, the operators and rules of its ONNX flow; not executed on the device",)
+
+VITIS = Target(
+    name="vitis",
+    provider=_PROVIDER,
+    description="AMD's NPU without rules: any types, int8 by default, float scales, one a tensor",
+    activation=_INT8,
+    weight=_INT8,
+    per_channel=False,
+    everything=True,
+    family="vitis",
+    ops=_OPS,
+    other_ops={Form.QOPERATOR: _QOPERATOR},
+    sources=_SOURCES,
+)
+
+VITIS_NPU_CNN = replace(
+    VITIS,
+    name="vitis-npu-cnn",
+    description="AMD's NPU, int8 form (XINT8): power-of-two scales, int8 biases, shifts that its registers hold",
+    activation=_POWER,
+    weight=_POWER,
+    own_bias=_POWER,
+    positions=NPU_RULES,
+)
+
+VITIS_NPU_TRANSFORMER = replace(
+    VITIS,
+    name="vitis-npu-transformer",
+    description="AMD's NPU for transformers: uint8 activations, int8 weights, float scales, products of activations",
+    activation=QuantSpec(qtype=UINT8),
+    ops={**_OPS, "MatMul": replace(_OPS["MatMul"], activations=(0, 1), dynamic_weight=True)},
+)
+
+TARGETS = (VITIS, VITIS_NPU_CNN, VITIS_NPU_TRANSFORMER)
