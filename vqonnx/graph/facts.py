@@ -62,6 +62,39 @@ def reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
     return tuple(sorted(axis % rank for axis in axes))
 
 
+def conv_pads(node: ir.Node) -> tuple[int, ...] | None:
+    """Zeros that a Conv adds before each axis of space, and then behind each; None where shapes do not tell.
+
+    ``auto_pad`` SAME_UPPER and SAME_LOWER make the output ceil(input / stride) long (ONNX Conv-22).
+    """
+    kernel = _lengths(node.inputs[1])
+    if kernel is None:
+        return None
+    ones, mode = (1,) * len(kernel), node.attributes.get_string("auto_pad", "NOTSET")
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        given = node.attributes.get_ints("pads", ()) if mode == "NOTSET" else ()
+        return tuple(given or ()) or (0,) * (2 * len(kernel))
+    lengths = _lengths(node.inputs[0])
+    if lengths is None:
+        return None
+    strides = node.attributes.get_ints("strides", ones) or ones
+    dilations = node.attributes.get_ints("dilations", ones) or ones
+    totals = [
+        max(0, (-(-length // stride) - 1) * stride + (size - 1) * dilation + 1 - length)
+        for length, stride, size, dilation in zip(lengths, strides, kernel, dilations, strict=True)
+    ]
+    smaller, larger = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return tuple(smaller + larger if mode == "SAME_UPPER" else larger + smaller)
+
+
+def _lengths(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The axes of space of a value, [.., .., space …]; None where one is not known."""
+    if value is None or value.shape is None:
+        return None
+    space = tuple(size for size in value.shape[2:] if isinstance(size, int))
+    return space if len(space) == len(value.shape) - 2 else None
+
+
 def linear_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:
     """The Add that gives a MatMul its bias, and the index of the bias among its inputs; None if there is none.
 

@@ -17,6 +17,7 @@ from vqonnx.kernels.positions import CANDIDATES
 from vqonnx.kernels.scale_grid import at_position, position_of
 
 F64 = npt.NDArray[np.float64]
+F32 = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.floating]
 
 
@@ -42,19 +43,19 @@ class Product:
     low: float = -np.inf
     high: float = np.inf
 
-    def weight_at(self, position: int) -> F64:
+    def weight_at(self, position: int) -> F32:
         """The weight as its codes have it."""
         return _rounded(self.weight, at_position(self.weight_params, position))
 
-    def bias_at(self, position: int | None) -> F64:
+    def bias_at(self, position: int | None) -> F32:
         """The bias as its codes have it, [G, O]; exact without a position."""
         if self.bias is None:
-            return np.zeros(self.weight.shape[:2])
+            return np.zeros(self.weight.shape[:2], np.float32)
         if position is None or self.bias_params is None:
-            return self.bias.astype(np.float64)
+            return self.bias.astype(np.float32)
         return _rounded(self.bias, at_position(self.bias_params, position))
 
-    def output_at(self, results: F64, position: int | None) -> F64:
+    def output_at(self, results: F32, position: int | None) -> F32:
         """What is left of results [G, n, O] behind the activation, as the output's codes have it."""
         clipped = np.clip(results, self.low, self.high)
         if position is None or self.output_params is None:
@@ -121,12 +122,14 @@ def sample_errors(product: Product, inputs: FloatArray, wanted: FloatArray, cand
             option="inputs",
         )
     errors = np.empty((len(candidates.weight), len(candidates.bias), len(candidates.output)))
+    rows, targets = inputs.astype(np.float32), wanted.astype(np.float32)
     for w, weight in enumerate(candidates.weight):
-        products = inputs.astype(np.float64) @ product.weight_at(weight).transpose(0, 2, 1)
+        products = rows @ product.weight_at(weight).transpose(0, 2, 1)
         for b, bias in enumerate(candidates.bias):
             results = products + product.bias_at(bias)[:, None]
             for o, output in enumerate(candidates.output):
-                errors[w, b, o] = np.square(product.output_at(results, output) - wanted).mean()
+                change = (product.output_at(results, output) - targets).reshape(-1)
+                errors[w, b, o] = np.dot(change, change) / change.size
     return errors
 
 
@@ -148,13 +151,14 @@ def moment_errors(product: Product, moment: F64, candidates: Candidates) -> F64:
     errors: F64 = np.empty((len(candidates.weight), len(candidates.bias)))
     exact = product.bias_at(None)
     for w, weight in enumerate(candidates.weight):
-        change = product.weight_at(weight) - product.weight
+        change = product.weight_at(weight).astype(np.float64) - product.weight
         for b, bias in enumerate(candidates.bias):
-            whole = np.concatenate([change, (product.bias_at(bias) - exact)[..., None]], axis=2)
+            shift = product.bias_at(bias).astype(np.float64) - exact
+            whole = np.concatenate([change, shift[..., None]], axis=2)
             errors[w, b] = np.einsum("gok,gkl,gol->", whole, moment, whole, optimize=True)
     outputs = product.weight.shape[0] * product.weight.shape[1]
     return np.asarray(errors / outputs)
 
 
-def _rounded(values: FloatArray, params: QuantParams) -> F64:
-    return dequantize(quantize(values, params), params).astype(np.float64)
+def _rounded(values: FloatArray, params: QuantParams) -> F32:
+    return dequantize(quantize(values, params), params).astype(np.float32)
