@@ -189,10 +189,10 @@ def test_layers_learn_from_what_packed_layers_before_them_give(monkeypatch):
         packing = replace(packing, job=replace(packing.job, inputs=inputs))
         found[inputs] = moments_used(monkeypatch, packing, feeds)
         monkeypatch.undo()
-    keys = {name: packing.plan.layers[name].weight for name in ("MatMul_1", "MatMul_8")}
-    first, later = ((found[inputs][key].calibration for inputs in found) for key in keys.values())
-    np.testing.assert_allclose(*first, rtol=1e-5, atol=1e-6)
-    one, other = later
+    first, later = (packing.plan.layers[name].weight for name in ("MatMul_1", "MatMul_8"))
+    one, other = (found[inputs][first].calibration for inputs in found)
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    one, other = (found[inputs][later].calibration for inputs in found)
     assert not np.allclose(one, other, rtol=1e-3)
 
 
