@@ -205,16 +205,17 @@ def test_subgraphs_are_raised_too():
         upgraded_equal(proto, {"c": np.array(choice), "x": X})
 
 
-def test_custom_operators_and_functions_pass_untouched():
+@pytest.mark.parametrize(("body", "opset"), [("Add (p, p)", TARGET), ("Unsqueeze <axes = [0]> (p)", 11)])
+def test_custom_operators_and_functions_keep_their_nodes(body, opset):
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 11, "my": 1]> g (float[2,3,4] x) => (float[2,3,4] y) '
-        "{ a = my.twice (x) b = my.unknown (a) y = Identity (b) } "
-        '<domain: "my", opset_import: ["": 11]> twice (p) => (q) { q = Add (p, p) }'
+        "{ a = my.own (x) b = my.unknown (a) y = Identity (b) } "
+        f'<domain: "my", opset_import: ["": 11]> own (p) => (q) {{ q = {body} }}'
     )
     model = load(proto)
     assert upgrade_opset(model, TARGET)
-    assert [node.op_type for node in walk.nodes(model)] == ["twice", "unknown", "Identity", "Add"]
-    assert next(iter(model.functions.values())).opset_imports[""] == 11
+    assert [node.op_type for node in walk.nodes(model)] == ["own", "unknown", "Identity", body.split()[0]]
+    assert next(iter(model.functions.values())).opset_imports[""] == opset
 
 
 def test_ancient_models_go_through_the_converter():

@@ -24,7 +24,8 @@ def upgrade_opset(model: ir.Model, minimum: int) -> bool:
     """Raise the default domain's opset to ``minimum`` where it is lower, in place; outputs stay equal.
 
     From opset 7 on by the rules in ``opset_rules``, which keep names and weights and work in subgraphs and
-    beside custom operators; below it by ONNX's version converter. Functions bring their own opset and stay.
+    beside custom operators; below it by ONNX's version converter. Functions bring their own opset and stay, but for
+    its number where nothing in them has changed: ONNX's checker compares their operators with the model's.
 
     Args:
         model: Any model; the one that is given is changed.
@@ -50,6 +51,7 @@ def upgrade_opset(model: ir.Model, minimum: int) -> bool:
     raised = max(minimum, OLDEST)
     _apply_rules(model, max(current, OLDEST), raised)
     model.opset_imports[""] = raised
+    _raise_functions(model, raised)
     return True
 
 
@@ -81,6 +83,18 @@ def _apply_rules(model: ir.Model, current: int, minimum: int) -> None:
             if change is not None:
                 change(Site(node, names))
         _refuse_misfit(node, minimum)
+
+
+def _raise_functions(model: ir.Model, opset: int) -> None:
+    for function in model.functions.values():
+        current = function.opset_imports.get("", opset)
+        if OLDEST <= current < opset and not any(
+            (node.op_type, version) in RULES
+            for node in function.graph.all_nodes()
+            if not node.domain
+            for version in range(current + 1, opset + 1)
+        ):
+            function.opset_imports[""] = opset
 
 
 def _reads_unknown(node: ir.Node) -> bool:
