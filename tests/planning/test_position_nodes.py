@@ -6,6 +6,7 @@ import pytest
 from tests.planning.npu import NPU, RULES, normal, parsed, planned
 from vqonnx.core.granularity import PerAxis
 from vqonnx.core.positions import NodeKind, PositionNode
+from vqonnx.core.qtype import FLOAT8E4M3FN
 from vqonnx.core.spec import ScaleGrid
 from vqonnx.planning.position_nodes import position_key, position_nodes
 from vqonnx.stages.plan import make_plan
@@ -138,8 +139,8 @@ def test_what_is_not_quantized_has_no_part():
     assert position_key(plan, None) is None
 
 
-@pytest.mark.parametrize("change", [{"grid": ScaleGrid.FREE}, {"granularity": PerAxis(0)}])
-def test_only_one_power_of_two_for_a_tensor_is_a_position(change):
+@pytest.mark.parametrize("change", [{"grid": ScaleGrid.FREE}, {"granularity": PerAxis(0)}, {"qtype": FLOAT8E4M3FN}])
+def test_only_one_power_of_two_for_an_integer_tensor_is_a_position(change):
     model = parsed("y = Conv (x, w, b)", {"w": W, "b": B})
     plan = planned(model)
     weight = replace(plan.tensors["w"], spec=replace(plan.tensors["w"].spec, **change))

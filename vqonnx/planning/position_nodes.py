@@ -7,6 +7,7 @@ import onnx_ir as ir
 from vqonnx.core.granularity import PerTensor
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.positions import NodeKind, PositionNode
+from vqonnx.core.qtype import Kind
 from vqonnx.core.spec import ScaleGrid
 from vqonnx.graph.facts import float_attribute, linear_add
 from vqonnx.graph.walk import constant_tensor, only_reader
@@ -52,7 +53,8 @@ def position_key(plan: Plan, key: str | None) -> str | None:
         return None
     tensor = plan.tensors[key]
     spec = tensor.spec
-    if spec.grid is not ScaleGrid.POWER_OF_TWO or not isinstance(spec.granularity, PerTensor):
+    shifts = spec.grid is ScaleGrid.POWER_OF_TWO and spec.qtype.kind is Kind.INTEGER
+    if not shifts or not isinstance(spec.granularity, PerTensor):
         return None
     return None if tensor.role is Role.BIAS and not tensor.own_scale else tensor.group or key
 

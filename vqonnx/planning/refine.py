@@ -20,8 +20,8 @@ _LIMIT = 126
 """Largest magnitude of a position."""
 _STATES = 1000
 """Sets of moves that are looked at for one constraint."""
-
 _ATTEMPTS = 8
+"""Beginnings, each with what was left before at the front."""
 
 _Cost = tuple[float, int, int]  # loss, moves that the rules do not name, distance
 
