@@ -29,10 +29,11 @@ STANDS_ON = {
     "clock": (),
     "drafting": ("quantizers", "clock"),
     "static": ("drafting",),
+    "dynamic": ("quantizers", "clock"),
     "packing": ("stages",),
     "weight_only": ("packing", "clock"),
     "convert": ("stages",),
-    "api": ("static", "weight_only", "convert"),
+    "api": ("static", "dynamic", "weight_only", "convert"),
     "cli": ("api",),
     "compat": ("api",),
 }

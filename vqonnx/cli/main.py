@@ -6,6 +6,7 @@ import typer
 
 from vqonnx.cli.compare import compare
 from vqonnx.cli.convert import convert
+from vqonnx.cli.dynamic import dynamic
 from vqonnx.cli.group import ErrorsOnOneLine
 from vqonnx.cli.plan import plan
 from vqonnx.cli.quantize import quantize
@@ -46,6 +47,7 @@ app.command(
     epilog="Example: [bold]vqonnx quantize model.onnx model.int8.onnx --calibration samples/ "
     "--exclude '*head*' --json report.json[/bold]"
 )(quantize)
+app.command(epilog="Example: [bold]vqonnx dynamic model.onnx model.int8.onnx --exclude '*head*'[/bold]")(dynamic)
 app.command(
     "weight-only",
     epilog="Examples: [bold]vqonnx weight-only llm.onnx llm.int4.onnx[/bold]; [bold]vqonnx weight-only llm.onnx "

@@ -47,6 +47,10 @@ class Replacement:
             self._heir = made
         return made.outputs[0]
 
+    def append(self, node: ir.Node) -> None:
+        """Append a node that was made elsewhere: one with several outputs."""
+        self._new.append(node)
+
     def constant(self, array: np.ndarray, role: str) -> ir.Value:
         """Add a small initializer to the node's graph."""
         return add_initializer(self.graph, self.names.unique(f"{self.node.name}_{role}"), array)

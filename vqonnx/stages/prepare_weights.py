@@ -1,7 +1,7 @@
 """Prepare for weight-only quantization: the model as it is, in the form in which its weights can be found."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
@@ -15,7 +15,7 @@ from vqonnx.transforms.constants import drop_constant_inputs, lift_constants, li
 from vqonnx.transforms.functions import inline_functions
 
 
-def prepare_weights(model: ir.Model) -> Prepared:
+def prepare_weights(model: ir.Model, operators: Collection[str] = LAYER_OPERATORS) -> Prepared:
     """Bring ``model`` into the form that finding its layers needs, in place. Nothing is computed and no weight is read.
 
     Functions that hold products or lookups are written out, constants become initializers of the main graph, names
@@ -24,6 +24,7 @@ def prepare_weights(model: ir.Model) -> Prepared:
 
     Args:
         model: A private model (``graph.io.load``).
+        operators: Functions that hold one of these are written out.
 
     Raises:
         ModelError: Functions call each other in a circle.
@@ -32,7 +33,7 @@ def prepare_weights(model: ir.Model) -> Prepared:
     ensure_unique_names(model)
     before = {node.name for node in nodes(model) if node.name}
     counts = {
-        "functions written out": inline_functions(model, _with_layers(model)),
+        "functions written out": inline_functions(model, _holding(model, operators)),
         "inputs with a value made constant": drop_constant_inputs(model),
         "Constant nodes made initializers": lift_constants(model),
         "constants of bodies moved to the main graph": lift_initializers(model),
@@ -46,13 +47,13 @@ def prepare_weights(model: ir.Model) -> Prepared:
     )
 
 
-def _with_layers(model: ir.Model) -> set[ir.OperatorIdentifier]:
-    """The functions that hold a node which may be a layer, themselves or in a function they call."""
+def _holding(model: ir.Model, operators: Collection[str]) -> set[ir.OperatorIdentifier]:
+    """The functions that hold a node of these operators, themselves or in a function they call."""
     calls = {
         identifier: {node.op_identifier() for node in function.graph.all_nodes()}
         for identifier, function in model.functions.items()
     }
-    holding = {name for name, called in calls.items() if any(op_type in LAYER_OPERATORS for _, op_type, _ in called)}
+    holding = {name for name, called in calls.items() if any(op_type in operators for _, op_type, _ in called)}
     while more := {name for name, called in calls.items() if called & holding} - holding:
         holding |= more
     return holding

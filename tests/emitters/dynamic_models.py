@@ -1,0 +1,82 @@
+"""One-node models for each dynamic form, and what they compute with integer weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from models.build import Array, build
+
+Feed = Mapping[str, Any]
+
+
+def weights(seed: int = 0, **shapes: tuple[int, ...]) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {name: (rng.standard_normal(shape) / 4).astype(np.float32) for name, shape in shapes.items()}
+
+
+def product(k: int = 24, n: int = 12, seed: int = 0) -> onnx.ModelProto:
+    text = f"g (float[m, {k}] x) => (float[m, {n}] y) {{ p = MatMul(x, w) y = Add(p, b) }}"
+    return build(text, weights(seed, w=(k, n), b=(n,)))
+
+
+def recurrent(op: str, *, directions: int = 1, peepholes: bool = False, lengths: bool = False) -> onnx.ModelProto:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    direction = "bidirectional" if directions == 2 else "forward"
+    given = weights(w=(directions, gates * 5, 6), r=(directions, gates * 5, 5), b=(directions, 2 * gates * 5))
+    extra = ""
+    declared = "float[s, n, 6] x"
+    if lengths:
+        declared += ", int32[n] l"
+        extra = ", l"
+    if peepholes:
+        given |= weights(1, p=(directions, 15))
+        extra = (extra or ", ") + ", , , p"
+    cell = ", c" if op == "LSTM" else ""
+    outputs = f"float[s, {directions}, n, 5] y, float[{directions}, n, 5] h"
+    outputs += f", float[{directions}, n, 5] c" if op == "LSTM" else ""
+    text = (
+        f"g ({declared}) => ({outputs}) "
+        f'{{ y, h{cell} = {op} <hidden_size = 5, direction = "{direction}"> (x, w, r, b{extra}) }}'
+    )
+    return build(text, given)
+
+
+def attention(*, mask: bool = False, bias: bool = True) -> onnx.ModelProto:
+    given = weights(w=(16, 48), b=(48,))
+    inputs, extra = "float[b, s, 16] x", ""
+    if mask:
+        inputs, extra = inputs + ", int32[b, s] m", ", m"
+    if not bias:
+        given.pop("b")
+    text = (
+        f"g ({inputs}) => (float[b, s, 16] y) "
+        f"{{ y = com.microsoft.Attention <num_heads = 2> (x, w, {'b' if bias else ''}{extra}) }}"
+    )
+    return build(text, given, domains={"com.microsoft": 1})
+
+
+def convolution(group: int = 1, bias: str = "constant") -> onnx.ModelProto:
+    given = weights(w=(8, 4 // group, 3, 3), b=(8,))
+    inputs = "float[n, 4, 9, 9] x"
+    if bias == "input":
+        given.pop("b")
+        inputs += ", float[8] b"
+    last = "" if bias == "absent" else ", b"
+    if bias == "absent":
+        given.pop("b")
+    text = (
+        f"g ({inputs}) => (float[n, 8, 5, 5] y) {{ y = Conv <group = {group}, strides = [2, 2], pads = [1, 1, 1, 1]> "
+        f"(x, w{last}) }}"
+    )
+    return build(text, given)
+
+
+def tied() -> onnx.ModelProto:
+    """A table that a Gather and a Gemm with transB read."""
+    text = """g (int64[s] i) => (float[s, 20] y, float[s, 8] e) {
+        e = Gather(t, i)
+        y = Gemm <transB = 1> (e, t)
+    }"""
+    return build(text, weights(t=(20, 8)))
