@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 import sys
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import settings
 
 # The first example of a kernel compiles it, so time per example says nothing; and a run that fails on one machine
-# must fail on the next, so the examples are the same each time.
-settings.register_profile("vqonnx", deadline=None, derandomize=True)
+# must fail on the next, so the examples are the same each time. More of them: VQONNX_EXAMPLES=1000 bash tools/test.sh.
+_EXAMPLES = int(os.environ.get("VQONNX_EXAMPLES", "40"))
+settings.register_profile("vqonnx", deadline=None, derandomize=True, max_examples=_EXAMPLES)
 settings.load_profile("vqonnx")
 
 
