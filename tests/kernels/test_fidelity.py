@@ -60,4 +60,5 @@ def test_more_bits_are_better() -> None:
 def test_nothing_to_lose_loses_nothing() -> None:
     params = affine_params(0.0, 1.0, QuantSpec(qtype=UINT8))
     assert quantization_sqnr(Histogram().as_bins(), params) == math.inf
+    assert quantization_sqnr(Histogram().as_bins(), params, bulk=0.99) == math.inf
     assert quantization_sqnr(Histogram().of(np.zeros(10, np.float32)).as_bins(), params) == math.inf

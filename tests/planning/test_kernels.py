@@ -121,6 +121,15 @@ def test_zeros_and_edges_are_in_every_range(line: str) -> None:
     assert "Pad_1" in plan_of(between(line, "N, 4, 8, 8", **constants), **QOPERATOR).nodes
 
 
+@pytest.mark.parametrize(("axis", "stays"), [(1, False), (2, True), (-1, True)])
+def test_a_softmax_of_one_element_stays_float(axis: int, stays: bool) -> None:
+    text = f"""g (float[N, 4, 1] x) => (float[N, 4, 1] y) {{
+        h = MatMul (x, w) m = Softmax <axis = {axis}> (h) y = MatMul (m, w)
+    }}"""
+    plan = plan_of(build(text, {"w": np.ones((1, 1), np.float32)}), **QOPERATOR)
+    assert ("it normalizes one element" in reasons(plan).get("Softmax_1", "")) == stays
+
+
 def attention(attributes: str = "", extra: str = "") -> onnx.ModelProto:
     weights = Weights(0)
     weights.linear("q", 8, 24)

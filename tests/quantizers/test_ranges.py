@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqonnx.calibration.statistics.histogram import Histogram
 from vqonnx.calibration.statistics.min_max import MinMax
+from vqonnx.calibration.statistics.moving_average import MovingAverage
+from vqonnx.calibration.statistics.profile import Profile
 from vqonnx.core.plan import Plan, Role, TensorPlan
 from vqonnx.core.qtype import INT8, UINT8
 from vqonnx.core.spec import QuantSpec, RangeMethod
-from vqonnx.errors import OptionError, QuantRangeError
+from vqonnx.errors import OptionError, QuantRangeError, SampleError
 from vqonnx.quantizers.ranges import RangeRules, activation_params, planned_params
 
 REALS = st.floats(-1e3, 1e3)
@@ -86,6 +89,15 @@ def test_a_tensor_without_a_range_is_an_error() -> None:
         solved(activation("x"), ranges={})
     assert str(caught.value).startswith("tensors_range has no range for tensor 'x'; calibrate it, give it a range, or")
     assert caught.value.option == "tensors_range"
+
+
+@pytest.mark.parametrize("nothing", [MinMax(), Histogram(), Profile(), MovingAverage()])
+def test_a_tensor_of_which_nothing_was_observed_is_an_error(nothing: Any) -> None:
+    with pytest.raises(
+        SampleError, match=r"tensor 'x' is empty in every calibration sample.*nodes_to_exclude"
+    ) as caught:
+        solved(activation("x"), ranges={"x": nothing})
+    assert caught.value.tensor == "x"
 
 
 @pytest.mark.parametrize("bad", [(math.nan, 1.0), (0.0, math.inf), (3.0, 1.0)])

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vqonnx.calibration.feeds import ModelInput
-from vqonnx.errors import OptionError, nearest
+from vqonnx.errors import OptionError, UnsupportedModelError, nearest
 from vqonnx.graph.edit import make_node, remove_dead
 from vqonnx.graph.io import load
 from vqonnx.graph.names import NameAllocator
@@ -18,7 +18,17 @@ _MEASURED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)  # what
 
 
 def model_inputs(model: ir.Model) -> list[ModelInput]:
-    """The graph's inputs, as samples have to fit them."""
+    """The graph's inputs, as samples have to fit them.
+
+    Raises:
+        UnsupportedModelError: An input is a sequence.
+    """
+    for value in model.graph.inputs:
+        if isinstance(value.type, ir.SequenceType):
+            raise UnsupportedModelError(
+                f"graph input {value.name!r} is a sequence, and samples are made of arrays. Cut the model where only "
+                "tensors go in (onnx.utils.extract_model)."
+            )
     return [
         ModelInput(
             value.name or "",

@@ -167,7 +167,7 @@ def finite_rows(
         return rows[finite.all(axis=1)]
     raise SampleError(
         f"tensor {tensor!r} has {finite.size - np.count_nonzero(finite)} NaN or infinite elements in calibration "
-        f"sample {sample}; repair or drop the sample, or pass nonfinite='ignore' to leave such rows out",
+        f"sample {sample}; repair or drop the sample, or exclude the layers that read it (nodes_to_exclude)",
         sample=sample,
         tensor=tensor,
     )

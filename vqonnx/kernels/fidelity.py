@@ -25,6 +25,8 @@ def quantization_sqnr(bins: Bins, params: QuantParams, bulk: float = 1.0) -> flo
     Returns:
         10 log10(sum x^2 / sum (x - dequantized x)^2); inf for an empty histogram, or one without error.
     """
+    if not bins.counts.any():
+        return math.inf
     points = _points(bins)
     weights = _bulk_weights(bins.counts.astype(np.float64), np.abs(points).mean(axis=1), bulk)[:, None]
     errors = points - dequantize(quantize(points, params), params)

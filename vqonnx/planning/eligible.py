@@ -150,6 +150,15 @@ def _fills_with_other_than_zero(candidate: Candidate) -> str:
     return "" if not filled.any() else f"it fills with {filled.item():g}, which the range of its input may not hold"
 
 
+def _normalizes_one_element(candidate: Candidate) -> str:
+    """Each result is 1 then, and ONNX Runtime's uint8 kernel gives 0 (1.31)."""
+    source = candidate.node.inputs[0] if candidate.node.op_type == "Softmax" else None
+    axis = int_attribute(candidate.node, "axis", -1)
+    shape = None if source is None else source.shape
+    alone = shape is not None and -shape.rank() <= axis < shape.rank() and shape[axis] == 1
+    return "it normalizes one element, whose share is always 1" * alone
+
+
 def _no_float_input(candidate: Candidate) -> str:
     if candidate.support.kernel is Kernel.CLIPS:
         return ""
@@ -225,6 +234,7 @@ _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _attribute_not_taken,
     _input_not_taken,
     _fills_with_other_than_zero,
+    _normalizes_one_element,
     _no_float_input,
     _unsupported_float,
     _only_constants,

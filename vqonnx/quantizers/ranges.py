@@ -9,7 +9,7 @@ from vqonnx.calibration.statistics import Statistic
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan, TensorPlan
 from vqonnx.core.spec import RangeMethod
-from vqonnx.errors import OptionError, QuantRangeError
+from vqonnx.errors import OptionError, QuantRangeError, SampleError
 from vqonnx.kernels.affine import affine_params
 from vqonnx.kernels.ranges import RangeOptions
 
@@ -48,6 +48,7 @@ def activation_params(
     Raises:
         OptionError: A tensor has no range.
         QuantRangeError: A range is not finite.
+        SampleError: Nothing was observed of a tensor.
     """
     groups: dict[str, list[TensorPlan]] = {}
     for tensor in plan.activations():
@@ -94,6 +95,12 @@ def _range_of(tensor: TensorPlan, ranges: Mapping[str, object], rules: RangeRule
 
 def _read(known: object, tensor: TensorPlan, rules: RangeRules) -> Range:
     if isinstance(known, Statistic):
+        if known.is_empty:
+            raise SampleError(
+                f"tensor {tensor.tensor!r} is empty in every calibration sample, so nothing tells its range. Add "
+                "samples in which it has elements, or exclude the nodes around it (nodes_to_exclude).",
+                tensor=tensor.tensor,
+            )
         return known.range(tensor.method or RangeMethod.MIN_MAX, tensor.spec, rules.options)
     low, high = known.range_value if hasattr(known, "range_value") else known  # type: ignore[misc]
     return float(np.min(low)), float(np.max(high))

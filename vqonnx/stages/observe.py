@@ -239,7 +239,7 @@ def _refuse(losses: Mapping[str, Sequence[int]], position: int, sample: int) -> 
         if lost[position]:
             raise SampleError(
                 f"tensor {name!r} has {lost[position]} NaN or infinite elements in calibration sample {sample}; "
-                "repair or drop the sample, or pass nonfinite='ignore' to leave such elements out",
+                "repair or drop the sample, or exclude the nodes around the tensor (nodes_to_exclude)",
                 sample=sample,
                 tensor=name,
             )

@@ -49,6 +49,12 @@ class Statistic(abc.ABC):
             OptionError: ``method`` needs another statistic.
         """
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no finite element was observed; False where the statistic keeps no ends."""
+        fields = self.arrays()
+        return bool(fields.get("low", 0) > fields.get("high", 0))
+
     def arrays(self) -> dict[str, Array]:
         """Every field as an array; ``from_arrays`` is the inverse, to the last bit."""
         return {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
