@@ -48,8 +48,10 @@ class _FloatModel:
     @classmethod
     def of(cls, source: ModelSource, model: ir.Model) -> "_FloatModel":
         """From what was given and what was loaded from it."""
-        if not isinstance(source, (str, PathLike)):
+        if isinstance(source, ir.Model):
             return cls(source, model_bytes(model), False)
+        if not isinstance(source, (str, PathLike)):
+            return cls(source, source.ByteSize(), False)
         path = Path(source)
         outside = any(not is_inside(tensor, path) for tensor in external_tensors(model))
         return cls(path, file_bytes(path, model), outside)
@@ -76,6 +78,7 @@ def pack_file(source: ModelSource, destination: Path, reader: Reader | None, job
         if reader is not None:
             samples = stack.enter_context(open_samples(reader, model_inputs(packing.model)))
         store = stack.enter_context(_work(destination, packing.digest(samples)))
+        packing.notes.extend([store.note] if store.note else [])
         with clock.stage("solve"):
             packing.solve(store, samples, store.folder)
         with clock.stage("emit"):
