@@ -4,16 +4,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
 from models import weights as cases
-from models.build import Weights, build
+from models.build import build
 from models.registry import load as load_cases
-from tests.packing import decoder_samples, pack
+from tests.packing import bfloat16_product, decoder_samples, pack
 from tests.stages.packing import ALL_OPERATORS, outputs_of
 from vqonnx.errors import OptionError, QuantRangeError, UnsupportedModelError, VerificationError
 from vqonnx.kernels.metrics import sqnr_db
@@ -213,13 +212,6 @@ def test_a_weight_that_is_not_finite_is_named(value: float, algorithm: str, tmp_
         pack(model, tmp_path / "m.onnx", algorithm=algorithm, calibration=samples, last_matmul=False)
     assert caught.value.tensor == "o"
     assert not (tmp_path / "m.onnx").exists()
-
-
-def bfloat16_product() -> onnx.ModelProto:
-    weights = Weights(51)
-    weights.normal("w", 32, 24)
-    text = "half (bfloat16[N, 32] x) => (bfloat16[N, 24] y) { y = MatMul (x, w) }"
-    return build(text, {"w": weights.arrays["w"].astype(ml_dtypes.bfloat16)}, opset=21)
 
 
 def test_what_no_provider_here_can_run_is_written_only_when_that_is_asked(tmp_path: Path) -> None:

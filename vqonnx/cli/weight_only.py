@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,19 @@ class Inputs(StrEnum):
 
     QUANTIZED = "quantized"
     FLOAT = "float"
+
+
+class Verify(StrEnum):
+    """How far the result is verified."""
+
+    FULL = "full"
+    LOAD = "load"
+    CHECKER = "checker"
+
+    @property
+    def argument(self) -> bool | Literal["checker"]:
+        """What ``quantize_weight_only`` calls it."""
+        return "checker" if self is Verify.CHECKER else self is Verify.FULL
 
 
 def weight_only(
@@ -117,6 +130,16 @@ def weight_only(
             "--option", metavar="KEY=VALUE", help="An option of the algorithm, such as damping=0.05. Repeatable."
         ),
     ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Pack weights anew that stand behind a DequantizeLinear.")
+    ] = False,
+    verify: Annotated[
+        Verify,
+        typer.Option(
+            help="full: run every written layer, and with samples the whole model; load: only open the result; "
+            "checker: write what no provider here can run."
+        ),
+    ] = Verify.FULL,
     provider: options.Providers = None,
     json: options.JsonFile = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
@@ -151,6 +174,8 @@ def weight_only(
         layers=layer_settings(layer),
         last_matmul=last_matmul,
         algorithm_options=key_values(option),
+        requantize=requantize,
+        verify=verify.argument,
         providers=providers_of(provider),
         progress=silent if quiet else None,
     )
