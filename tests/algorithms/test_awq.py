@@ -29,7 +29,14 @@ def test_alpha_0_without_clipping_is_round_to_nearest(rng, symmetric):
 
 
 @pytest.mark.parametrize(
-    "config", [AwqConfig(), AwqConfig(by_weight=False), AwqConfig(clip=False), AwqConfig(columns=5)]
+    "config",
+    [
+        AwqConfig(),
+        AwqConfig(by_weight=False),
+        AwqConfig(clip=False),
+        AwqConfig(search=False),
+        AwqConfig(columns=5),
+    ],
 )
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_salient_inputs_gain_and_the_errors_are_as_reported(rng, config, symmetric):

@@ -162,6 +162,37 @@ def test_weights_on_the_same_inputs_share_one_factor(rng, monkeypatch):
         np.testing.assert_array_equal(solution.packed.codes, alone.codes)
 
 
+def test_channel_scales_come_first_where_the_graph_undoes_them(rng):
+    """Salient inputs: the scaled weights are solved on the Hessian of the divided inputs, and err less."""
+    x = correlated(rng, 2000, 64, 32) * np.where(np.arange(64) % 13 == 0, 20, 1)
+    weights = [rng.normal(size=(64, n)).astype(np.float32) for n in (24, 40)]
+    moment = SecondMoment(x.T @ x)
+    problems = [LayerProblem(weight=w, spec=BlockSpec(), hessian=moment, scalable=True) for w in weights]
+    found = list(find_algorithm("gptq").solve(problems, GptqConfig()))
+    t = found[0].channel_scales.astype(np.float64)
+    np.testing.assert_array_equal(found[1].channel_scales, found[0].channel_scales)
+    for weight, solution in zip(weights, found, strict=True):
+        scaled = weight * found[0].channel_scales[:, None]
+        alone = gptq(scaled, x.T @ x / np.outer(t, t), BlockSpec())
+        assert (alone.codes == solution.packed.codes).mean() > 0.999  # the division may round otherwise
+        plain = gptq(weight, x.T @ x, BlockSpec())
+        errors = [
+            output_error(weight, values, x.T @ x)
+            for values in (dequantize_blocks(solution.packed) / t[:, None], dequantize_blocks(plain))
+        ]
+        assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize(("scalable", "config"), [(False, GptqConfig()), (True, GptqConfig(channel_scales=False))])
+def test_without_leave_there_are_no_channel_scales(rng, scalable, config):
+    x = correlated(rng, 500, 64, 32) * np.where(np.arange(64) % 13 == 0, 20, 1)
+    weight = rng.normal(size=(64, 24)).astype(np.float32)
+    problem = LayerProblem(weight=weight, spec=BlockSpec(), hessian=SecondMoment(x.T @ x), scalable=scalable)
+    (found,) = find_algorithm("gptq").solve([problem], config)
+    assert found.channel_scales is None
+    np.testing.assert_array_equal(found.packed.codes, gptq(weight, x.T @ x, BlockSpec()).codes)
+
+
 def test_bad_input_is_named(rng):
     weight = rng.normal(size=(32, 4)).astype(np.float32)
     with pytest.raises(OptionError, match=r"of 32 inputs must have shape \(32, 32\)"):

@@ -74,7 +74,8 @@ def write(model, solved, names):
 
 
 @pytest.mark.parametrize("model", [NORM], indirect=True)
-def test_a_norm_undoes_the_channel_scales(model, rng):
+@pytest.mark.parametrize("algorithm", ["awq", "gptq"])
+def test_a_norm_undoes_the_channel_scales(model, rng, algorithm):
     rows = rng.normal(size=(500, K)).astype(np.float32)
     layers, names = [maker_of(model, name) for name in "yz"], NameAllocator.of(model)
     fold = foldable(values_by_name(model)["x"], layers, K, planned={node.name for node in layers})
@@ -82,7 +83,7 @@ def test_a_norm_undoes_the_channel_scales(model, rng):
     model.graph.outputs.append(values_by_name(model)["x"])
     (activation,) = run(model, rows, "x")
     model.graph.outputs.pop()
-    found = solved_together(layers, activation, "awq", scalable=True)
+    found = solved_together(layers, activation, algorithm, scalable=True)
     assert (found[0].channel_scales != 1).any()
     assert fold.apply(1 / found[0].channel_scales.astype(np.float64), names)
     for solved in found:

@@ -178,9 +178,10 @@ def test_a_result_that_held_back_samples_refute_gives_way_to_round_to_nearest(rn
     assert kept.algorithm == "gptq"
 
 
-def test_channel_scales_are_shared_and_only_used_where_the_graph_can_undo_them(rng):
+@pytest.mark.parametrize("name", ["awq", "gptq"])
+def test_channel_scales_are_shared_and_only_used_where_the_graph_can_undo_them(rng, name):
     weights, x = [rng.normal(size=(128, n)).astype(np.float32) for n in (24, 40)], inputs_of(rng, 1000, 128, 128)
-    plans = [plan_of(weight, "awq", key=str(n)) for n, weight in enumerate(weights)]
+    plans = [plan_of(weight, name, key=str(n)) for n, weight in enumerate(weights)]
     one, two = solve_group(plans, weights, moments_of(x), scalable=True)
     np.testing.assert_array_equal(one.channel_scales, two.channel_scales)
     assert (one.channel_scales != 1).any()

@@ -1,12 +1,9 @@
 """AWQ: let salient inputs have finer steps, by scaling rows of the weight up and the inputs down.
 
-Lin et al. 2023 (arXiv:2306.00978), section 3.2. For y = x W, (x / t) (diag(t) W) is the same function, but rounding
-diag(t) W moves rows with a large t less. t = a^alpha, a the size of each input, and alpha is searched on a grid for the
-least squared output error (equation 4); here exactly, as tr(E^T H E), without any samples. Then the ranges of blocks
-are clipped where that helps, as the authors' code does.
+Lin et al. 2023 (arXiv:2306.00978); ``channel_scales.py`` says how the scales t are chosen. Then the grids of the blocks
+of diag(t) W are searched, or their ranges clipped as the authors' code does, where that lowers the output error.
 
-Dividing the inputs by t is left to the graph: fold 1 / t into the norm or the linear layer before. Layers that
-read the same inputs share one t; the sum of their relative errors chooses it.
+Dividing the inputs by t is left to the graph: fold 1 / t into the norm or the linear layer before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vqonnx.algorithms.base import Algorithm, LayerProblem, LayerSolution, Needs, register
+from vqonnx.algorithms.channel_scales import Inputs, Search, best_scales, missed
 from vqonnx.algorithms.clip_search import clipped_grid
+from vqonnx.algorithms.scale_search import search_grid
 from vqonnx.algorithms.slabs import by_slabs, slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
@@ -27,15 +26,11 @@ from vqonnx.kernels.block_grid import (
     F64,
     BlockGrid,
     FloatArray,
-    checked_energy,
     checked_weight,
     matrix_shape,
     min_max_grid,
-    nearest_values,
     round_to_grid,
 )
-from vqonnx.kernels.hessian import checked_hessian
-from vqonnx.kernels.parallel import in_parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +41,15 @@ class AwqConfig:
         alphas: Exponents tried, evenly from 0 (no scaling) below 1.
         by_weight: Whether each alpha > 0 is also tried with t / (mean |w| of the row)^(1 - alpha), as AutoAWQ has it.
         clip: Whether the ranges of blocks may be clipped.
+        search: Whether that is done by a search of scales and zero points (``scale_search``) in place of shrinking the
+            range (``clip_search``).
         columns: Columns of the weight, evenly spread, that alpha is chosen by; the result is compared on all.
     """
 
     alphas: int = 20
     by_weight: bool = True
     clip: bool = True
+    search: bool = True
     columns: int = 128
 
     def __post_init__(self) -> None:
@@ -100,38 +98,15 @@ def awq(
         QuantRangeError: The weight holds NaN or infinity.
         OptionError: The Hessian or the magnitudes do not fit the weight, or are not finite.
     """
-    inputs = _Inputs.of(SecondMoment(np.asarray(hessian, np.float64)), matrix_shape(weight)[0], magnitude)
+    inputs = Inputs.of(SecondMoment(np.asarray(hessian, np.float64)), matrix_shape(weight)[0], magnitude)
     (solution,) = _together([weight], [spec], inputs, config)
     return solution
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Inputs:
-    """What is known of the inputs that one or several weights are multiplied with.
-
-    Attributes:
-        moment: H.
-        sizes: a, the size of each input, [K].
-    """
-
-    moment: SecondMoment
-    sizes: F64
-
-    @classmethod
-    def of(cls, moment: SecondMoment, k: int, magnitude: npt.ArrayLike | None = None) -> "_Inputs":
-        checked_hessian(moment.matrix, k)
-        sizes = checked_energy(np.sqrt(moment.energy) if magnitude is None else magnitude, k)
-        return cls(moment, sizes.astype(np.float64))
-
-    def divided(self, channel_scales: F32) -> F32:
-        """Energies of the inputs divided by ``channel_scales``."""
-        return checked_energy(self.moment.energy / np.square(channel_scales, dtype=np.float64), len(self.sizes))
 
 
 def _together(
     weights: Sequence[FloatArray],
     specs: Sequence[BlockSpec],
-    inputs: _Inputs,
+    inputs: Inputs,
     config: AwqConfig,
     *,
     scalable: bool = True,
@@ -139,78 +114,58 @@ def _together(
     """Weights that read the same inputs, on the channel scales that suit them all best."""
     choices = [np.ones(len(inputs.sizes), np.float32)]
     if scalable:
-        choices.append(_best_scales(weights, specs, inputs, config))
-    tables = [_Errors.of(*pair, inputs, choices, config) for pair in zip(weights, specs, strict=True)]
+        search = Search(alphas=config.alphas, by_weight=config.by_weight, columns=config.columns)
+        choices.append(best_scales(weights, specs, inputs, search))
+    trials = [[_trials(t, spec, inputs, config) for t in choices] for spec in specs]
+    tables = [_Errors.of(weight, rows, inputs.moment) for weight, rows in zip(weights, trials, strict=True)]
     best = int(np.argmin(sum(table.relative() for table in tables)))
-    for weight, spec, table in zip(weights, specs, tables, strict=True):
-        errors = table.of_choices[best]
-        trial = _Trial(choices[best], spec, weight.dtype, inputs.divided(choices[best]) if errors.argmin() else None)
-        blocks = by_slabs(weight, trial.packed)
-        yield AwqSolution(blocks, choices[best], float(errors.min()), float(table.of_choices[0, 0]))
-
-
-def _best_scales(weights: Sequence[FloatArray], specs: Sequence[BlockSpec], inputs: _Inputs, config: AwqConfig) -> F32:
-    """The candidate of the least error in some columns of the weights, without clipping."""
-    some = [checked_weight(weight[:, :: -(-weight.shape[1] // config.columns)]) for weight in weights]
-    norms = [inputs.moment.output_error(weight) or 1.0 for weight in some]
-    candidates = _candidates(some, inputs.sizes, config)
-    errors = np.zeros(len(candidates))
-
-    def work(start: int, stop: int) -> None:
-        for number in range(start, stop):
-            for weight, spec, norm in zip(some, specs, norms, strict=True):
-                trial = _Trial(candidates[number], spec, np.dtype(np.float32))
-                errors[number] += inputs.moment.output_error(trial.missed(weight, threads=1), threads=1) / norm
-
-    in_parallel(work, len(candidates))
-    return candidates[int(np.argmin(errors))]
-
-
-def _candidates(weights: Sequence[F32], inputs: F64, config: AwqConfig) -> list[F32]:
-    """Scales t to try; the first are ones."""
-    rows = np.abs(np.concatenate(weights, axis=1)).mean(axis=1, dtype=np.float64)
-    rows = np.maximum(rows / rows.mean(), 1e-4) if rows.any() else np.ones_like(rows)
-    found = []
-    for alpha in np.arange(config.alphas) / config.alphas:
-        powers = [inputs**alpha] + ([inputs**alpha / rows ** (1 - alpha)] if config.by_weight and alpha > 0 else [])
-        found += [np.clip(power / np.sqrt(power.max() * power.min()), 1e-4, 1e4) for power in powers]
-    return [scales.astype(np.float32) for scales in found]
+    for weight, rows, table in zip(weights, trials, tables, strict=True):
+        errors = table.of_trials[best]
+        blocks = by_slabs(weight, rows[best][int(errors.argmin())].packed)
+        yield AwqSolution(blocks, choices[best], float(errors.min()), float(table.of_trials[0, 0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """A way to quantize a weight: channel scales, and ranges that are clipped, or are not.
+    """A way to quantize a weight.
 
     Attributes:
         channel_scales: t [K].
         spec: Bits, block size, symmetry.
-        dtype: Type that scales are stored in.
-        energy: What the rows of ``diag(t) W`` count where ranges are clipped; None where they are not.
+        energy: What the rows of ``diag(t) W`` count where grids are searched; None on the ranges as they are.
+        search: Whether scales and zero points are searched, or ranges are clipped.
     """
 
     channel_scales: F32
     spec: BlockSpec
-    dtype: np.dtype[np.floating]
-    energy: F32 | None = None
+    energy: F32 | None
+    search: bool
 
     def packed(self, slab: FloatArray) -> QuantizedBlocks:
         """``diag(t) W``, quantized; the product itself stays float32, which float16 might not hold."""
+        dtype = np.dtype(np.float32 if slab.dtype == np.float64 else slab.dtype)
         scaled = checked_weight(slab) * self.channel_scales[:, None]
-        blocks = round_to_grid(scaled, self._grid(scaled), self.spec)
-        return replace(blocks, scales=blocks.scales.astype(np.float32 if self.dtype == np.float64 else self.dtype))
+        blocks = round_to_grid(scaled, self._grid(scaled, dtype), self.spec)
+        return replace(blocks, scales=blocks.scales.astype(dtype))
 
-    def missed(self, single: F32, *, threads: int | None = None) -> F32:
+    def missed(self, slab: FloatArray) -> F32:
         """What the quantized columns miss of the weight, [K, C]."""
-        rows = self.channel_scales[:, None]
-        scaled = single * rows
-        values = nearest_values(scaled, self._grid(scaled, threads=threads), self.spec, threads=threads)
-        values /= rows
-        return np.subtract(single, values, out=values)
+        return missed(checked_weight(slab), self.channel_scales, self.spec, lambda w: self._grid(w, slab.dtype))
 
-    def _grid(self, scaled: F32, *, threads: int | None = None) -> BlockGrid:
+    def _grid(self, scaled: F32, dtype: npt.DTypeLike) -> BlockGrid:
         if self.energy is None:
-            return min_max_grid(scaled, self.spec, threads=threads).rounded(self.dtype)
-        return clipped_grid(scaled, self.energy, self.spec)[0].rounded(self.dtype)
+            grid = min_max_grid(scaled, self.spec)
+        elif self.search:
+            grid = search_grid(scaled, self.energy, self.spec)
+        else:
+            grid, _ = clipped_grid(scaled, self.energy, self.spec)
+        return grid.rounded(dtype)
+
+
+def _trials(channel_scales: F32, spec: BlockSpec, inputs: Inputs, config: AwqConfig) -> list[_Trial]:
+    """On the ranges as they are and, where that is allowed, on others."""
+    energies = [None, inputs.divided_energy(channel_scales)][: 1 + config.clip]
+    return [_Trial(channel_scales, spec, energy, config.search) for energy in energies]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,32 +173,25 @@ class _Errors:
     """Squared output errors of one weight.
 
     Attributes:
-        of_choices: [T, 1 or 2], for each of T channel scales the error without clipping and, where that is allowed,
-            with it.
+        of_trials: [T, 1 or 2]: of each trial, a row for each of T channel scales.
         norm: The output's own squared norm.
     """
 
-    of_choices: F64
+    of_trials: F64
     norm: float
 
     @classmethod
-    def of(
-        cls, weight: FloatArray, spec: BlockSpec, inputs: _Inputs, choices: Sequence[F32], config: AwqConfig
-    ) -> "_Errors":
-        trials = [
-            [_Trial(t, spec, weight.dtype, energy) for energy in (None, inputs.divided(t))[: 1 + config.clip]]
-            for t in choices
-        ]
-        errors, norm = np.zeros((len(choices), 1 + config.clip)), 0.0
+    def of(cls, weight: FloatArray, trials: Sequence[Sequence[_Trial]], moment: SecondMoment) -> "_Errors":
+        errors, norm = np.zeros((len(trials), len(trials[0]))), 0.0
         for left, right in slabs(*weight.shape):
-            single = checked_weight(weight[:, left:right])
-            norm += inputs.moment.output_error(single)
-            errors += [[inputs.moment.output_error(trial.missed(single)) for trial in row] for row in trials]
+            slab = weight[:, left:right]
+            norm += moment.output_error(checked_weight(slab))
+            errors += [[moment.output_error(trial.missed(slab)) for trial in row] for row in trials]
         return cls(errors, norm)
 
     def relative(self) -> F64:
         """The least error with each of the channel scales, relative to the output, [T]."""
-        least: F64 = self.of_choices.min(axis=1) / (self.norm or 1.0)
+        least: F64 = self.of_trials.min(axis=1) / (self.norm or 1.0)
         return least
 
 
@@ -257,7 +205,7 @@ def _solve_group(problems: Sequence[LayerProblem], config: AwqConfig) -> Iterato
     first = problems[0]
     if first.hessian is None:
         raise OptionError("AWQ needs the second moments of the weights' inputs", option="calibration")
-    inputs = _Inputs.of(first.hessian, matrix_shape(first.weight)[0])
+    inputs = Inputs.of(first.hessian, matrix_shape(first.weight)[0])
     weights, specs = [problem.weight for problem in problems], [problem.block_spec for problem in problems]
     scalable = all(problem.scalable for problem in problems)
     for solution in _together(weights, specs, inputs, config, scalable=scalable):
@@ -269,7 +217,7 @@ register(
     Algorithm(
         name="awq",
         aliases=("nvidia_awq",),
-        summary="give salient inputs finer steps by channel scales that the operator before undoes, and clip ranges",
+        summary="give salient inputs finer steps by channel scales that the operator before undoes",
         needs=Needs.HESSIAN,
         options=AwqConfig,
         solve=_solve,

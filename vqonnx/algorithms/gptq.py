@@ -7,16 +7,22 @@ compiled loop, and the rows behind it are updated by one matrix product (step 2,
 depend on each other: fixed tiles of them run side by side, and the result is the same for any number of threads.
 
 The codes are returned on the very grid that they were rounded on.
+
+Where the graph can undo them, AWQ's channel scales come first: they make the salient rows' own rounding finer, which
+feedback cannot. Perplexity of SmolLM2-135M at 4 bits, block 32, asymmetric: 24.9 without them, 23.9 with (AWQ alone
+24.4, float 22.4).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 
 from vqonnx.algorithms.base import Algorithm, LayerProblem, LayerSolution, Needs, register
+from vqonnx.algorithms.channel_scales import Inputs, best_scales
 from vqonnx.algorithms.scale_search import search_grid
 from vqonnx.algorithms.slabs import by_slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks, block_count
@@ -58,12 +64,14 @@ class GptqConfig:
             beforehand, on the original weight ("static groups"), and the codes still come back in the original order.
         static_grids: Choose all grids beforehand, on the original weight, instead of each when its rows' turn comes.
         grid: How grids are chosen.
+        channel_scales: Whether rows of the weight may be scaled first as AWQ does, where the graph can undo it.
     """
 
     damping: float = 0.01
     order_by_activation: bool = False
     static_grids: bool = False
     grid: Grid = Grid.SEARCH
+    channel_scales: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.damping < 1:
@@ -82,12 +90,14 @@ class Feedback:
         factor: float32 [K, K], the upper factor U of the inverse Hessian, U^T U = H^-1, rows and columns in that order.
         energy: float32 [K], what the choice of a grid weighs the rows with, in the original order.
         damping: Share of the Hessian's mean diagonal that was added to it.
+        channel_scales: float32 t [K], by which rows are multiplied first, where H is that of inputs divided by t.
     """
 
     order: npt.NDArray[np.int64]
     factor: F32
     energy: F32
     damping: float
+    channel_scales: F32 | None = None
 
     @classmethod
     def of(cls, hessian: FloatArray, config: GptqConfig) -> "Feedback":
@@ -166,9 +176,12 @@ def gptq(
 
 
 def _solve_slab(
-    weight: FloatArray, feedback: Feedback, spec: BlockSpec, config: GptqConfig, threads: int | None
+    slab: FloatArray, feedback: Feedback, spec: BlockSpec, config: GptqConfig, threads: int | None
 ) -> QuantizedBlocks:
-    problem = _prepared(checked_weight(weight), feedback, spec, config, weight.dtype)
+    weight = checked_weight(slab)
+    if feedback.channel_scales is not None:
+        weight = weight * feedback.channel_scales[:, np.newaxis]
+    problem = _prepared(weight, feedback, spec, config, slab.dtype)
     codes = np.empty(weight.shape, np.uint8)
 
     def tile(left: int, right: int) -> None:
@@ -176,7 +189,7 @@ def _solve_slab(
 
     with one_blas_thread():
         over_columns(tile, weight.shape[1], threads=threads)
-    return packed(codes, problem.grid, spec, weight.dtype)
+    return packed(codes, problem.grid, spec, slab.dtype)
 
 
 def _prepared(weight: F32, feedback: Feedback, spec: BlockSpec, config: GptqConfig, dtype: npt.DTypeLike) -> _Problem:
@@ -227,14 +240,33 @@ def _solve_columns(problem: _Problem, spec: BlockSpec, config: GptqConfig, left:
 
 
 def _solve(problems: Sequence[LayerProblem], config: GptqConfig) -> Iterator[LayerSolution]:
-    known: SecondMoment | None = None
+    for _, group in groupby(problems, key=lambda problem: id(problem.hessian)):
+        yield from _solve_group(list(group), config)
+
+
+def _solve_group(problems: Sequence[LayerProblem], config: GptqConfig) -> Iterator[LayerSolution]:
+    """Weights that are multiplied with the very same inputs."""
+    moment = problems[0].hessian
+    if moment is None:
+        raise OptionError("GPTQ needs the second moments of the weight's inputs", option="calibration")
+    feedback = _feedback(problems, moment, config)
     for problem in problems:
-        if problem.hessian is None:
-            raise OptionError("GPTQ needs the second moments of the weight's inputs", option="calibration")
-        if problem.hessian is not known:
-            known, feedback = problem.hessian, Feedback.of(problem.hessian.matrix, config)
-        packed_weight = gptq(problem.weight, feedback, problem.block_spec, config)
-        yield LayerSolution(packed=packed_weight, note=_note(feedback, config))
+        yield LayerSolution(
+            packed=gptq(problem.weight, feedback, problem.block_spec, config),
+            channel_scales=feedback.channel_scales,
+            note=_note(feedback, config),
+        )
+
+
+def _feedback(problems: Sequence[LayerProblem], moment: SecondMoment, config: GptqConfig) -> Feedback:
+    """Of the inputs, or of these divided by the channel scales that suit all weights best."""
+    if config.channel_scales and all(problem.scalable for problem in problems):
+        weights, specs = [problem.weight for problem in problems], [problem.block_spec for problem in problems]
+        inputs = Inputs.of(moment, matrix_shape(weights[0])[0])
+        scales = best_scales(weights, specs, inputs)
+        if (scales != 1).any():
+            return replace(Feedback.of(inputs.divided_moment(scales), config), channel_scales=scales)
+    return Feedback.of(moment.matrix, config)
 
 
 def _note(feedback: Feedback, config: GptqConfig) -> str:
