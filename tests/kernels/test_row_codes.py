@@ -8,7 +8,7 @@ from vqonnx.core.qtype import INT8, UINT8
 from vqonnx.core.spec import QuantSpec
 from vqonnx.errors import QuantRangeError
 from vqonnx.kernels import row_codes
-from vqonnx.kernels.affine import round_to_nearest
+from vqonnx.kernels.affine import dequantize, round_to_nearest
 from vqonnx.kernels.metrics import ErrorSums
 
 
@@ -31,9 +31,11 @@ def test_slabs_change_nothing(granularity, qtype, symmetric, turned, rng):
     np.testing.assert_array_equal(params.scale, wanted.params.scale)
     np.testing.assert_array_equal(params.zero_point, wanted.params.zero_point)
     np.testing.assert_array_equal(codes, wanted.codes)
-    numbers = row_codes.row_numbers(codes, params)
+    numbers = row_codes.rounded(rows, params)
+    np.testing.assert_array_equal(numbers, dequantize(codes, params))
     assert np.abs(numbers - rows).max() <= params.scale.max() * 0.51
-    assert row_codes.row_errors(rows, params).sqnr_db == pytest.approx(ErrorSums.of(rows, numbers).sqnr_db)
+    wanted_db = ErrorSums.of(rows, numbers).sqnr_db
+    assert -10 * np.log10(row_codes.rounding_error(rows, params)) == pytest.approx(wanted_db)
 
 
 def test_a_number_that_is_not_finite_is_refused():
@@ -41,3 +43,9 @@ def test_a_number_that_is_not_finite_is_refused():
     rows[7, 4] = np.inf
     with pytest.raises(QuantRangeError, match="NaN or infinite"):
         row_codes.row_params(rows, QuantSpec(qtype=INT8, symmetric=True, granularity=PerAxis(0)))
+
+
+def test_zeros_have_no_error():
+    rows = np.zeros((8, 5), np.float32)
+    params = row_codes.row_params(rows, QuantSpec(qtype=INT8, symmetric=True, granularity=PerAxis(0)))
+    assert row_codes.rounding_error(rows, params) == 0

@@ -151,13 +151,17 @@ class _Emitter:
         at.finish(_as(at, real, table.dtype))
 
     def _dequantized(self, node: ir.Node, plan: DynamicNodePlan) -> None:
-        """The operator itself on dequantized weights; runtimes fold them to float when they load the model."""
+        """The operator itself on dequantized weights; runtimes fold them to float when they load the model.
+
+        Zero points are written though they are zero: ONNX Runtime 1.24 moves a DequantizeLinear with one scale behind
+        the Reshape, and takes int8 codes for uint8 ones where it has none.
+        """
         for index, key in plan.weights.items():
             old = node.inputs[index]
             assert old is not None
             assert old.shape is not None
             scale = self._weights.scale(key)
-            inputs = _without_end([self._weights.table(key), scale, self._weights.zero_or_none(key)])
+            inputs = [self._weights.table(key), scale, self._weights.zero_point(key)]
             axis = {"axis": 0} if len(scale.shape or ()) else {}
             real = make_node(self._names, "DequantizeLinear", inputs, axis, name=f"{key}_DequantizeLinear")
             shape = self._weights.shape(key, tuple(int(size) for size in old.shape.numpy()))

@@ -11,7 +11,7 @@ from vqonnx.core.params import QuantParams
 from vqonnx.graph.edit import add_initializer
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.packed import computed_tensor
-from vqonnx.kernels.row_codes import row_codes
+from vqonnx.kernels.row_codes import rounded, rounded_slabs, row_codes
 
 Array = npt.NDArray[np.generic]
 
@@ -37,6 +37,21 @@ class RoundedRows:
     def codes(self) -> Array:
         """Codes [C, L]."""
         return row_codes(self.rows(), self.params)
+
+    def numbers(self) -> npt.NDArray[np.float32]:
+        """What the codes stand for, [C, L]."""
+        return rounded(self.rows(), self.params)
+
+    def product(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """``rows`` [R, L] times the numbers that the codes stand for: [R, C], without holding those."""
+        return np.concatenate([rows @ slab.T for _, slab in rounded_slabs(self.rows(), self.params)], axis=1)
+
+    def looked_up(self, indices: Array) -> npt.NDArray[np.float32]:
+        """Rows [R, L] of the numbers that the codes stand for."""
+        params, own = self.params, self.rows()[indices]
+        if params.scale.ndim:
+            params = QuantParams(params.scale[indices], params.zero_point[indices], params.spec)
+        return rounded(own, params)
 
 
 class IntegerWeights:

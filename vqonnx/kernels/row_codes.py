@@ -10,12 +10,13 @@ from vqonnx.core.granularity import PerAxis
 from vqonnx.core.params import QuantParams
 from vqonnx.core.spec import QuantSpec
 from vqonnx.kernels.affine import affine_params, block_ranges, dequantize, quantize
-from vqonnx.kernels.metrics import ErrorSums
 
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.floating]
+F32 = npt.NDArray[np.float32]
 
-_SLAB_BYTES = 1 << 24
+_SLAB_BYTES = 1 << 18
+"""Of float32: what fits into the processor's cache is four times as fast as 16 MiB."""
 
 
 def row_params(rows: FloatArray, spec: QuantSpec) -> QuantParams:
@@ -43,24 +44,37 @@ def row_codes(rows: FloatArray, params: QuantParams) -> Array:
     return codes
 
 
-def row_numbers(codes: Array, params: QuantParams) -> npt.NDArray[np.float32]:
-    """What codes [C, L] stand for, float32."""
-    numbers = np.empty(codes.shape, np.float32)
-    for where, slab in _slabs(codes):
-        numbers[where] = dequantize(slab, _of_rows(params, where))
+def rounded_slabs(rows: FloatArray, params: QuantParams) -> Iterator[tuple[slice, F32]]:
+    """What the codes of ``rows`` stand for, float32 [c, L], with the rows that they are; all together [C, L]."""
+    for where, slab in _slabs(rows):
+        own = _of_rows(params, where)
+        yield where, dequantize(quantize(slab, own), own).astype(np.float32, copy=False)
+
+
+def rounded(rows: FloatArray, params: QuantParams) -> F32:
+    """The same at once, [C, L]."""
+    numbers = np.empty(rows.shape, np.float32)
+    for where, slab in rounded_slabs(rows, params):
+        numbers[where] = slab
     return numbers
 
 
-def row_errors(rows: FloatArray, params: QuantParams) -> ErrorSums:
-    """What rounding costs ``rows``."""
-    sums = ErrorSums()
-    for where, slab in _slabs(rows):
-        own = _of_rows(params, where)
-        sums = sums.merge(ErrorSums.of(slab.astype(np.float32), dequantize(quantize(slab, own), own)))
-    return sums
+def rounding_error(rows: FloatArray, params: QuantParams) -> float:
+    """Squared error of rounding, relative to the sum of squares; 0 for nothing but zeros."""
+    noise = signal = 0.0
+    for where, slab in rounded_slabs(rows, params):
+        real = np.ascontiguousarray(rows[where], np.float64).reshape(-1)
+        error = real - slab.reshape(-1)
+        signal, noise = signal + _energy(real), noise + _energy(error)
+    return noise / signal if signal else 0.0
 
 
-def _slabs(rows: npt.NDArray[np.generic]) -> Iterator[tuple[slice, npt.NDArray[np.generic]]]:
+def _energy(numbers: npt.NDArray[np.float64]) -> float:
+    """Sum of squares; not by BLAS, whose threads cost more than so few numbers take."""
+    return float(np.einsum("i,i->", numbers, numbers))
+
+
+def _slabs(rows: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
     step = max(1, _SLAB_BYTES // max(1, 4 * math.prod(rows.shape[1:])))
     for start in range(0, max(1, rows.shape[0]), step):
         where = slice(start, start + step)

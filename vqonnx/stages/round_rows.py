@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from vqonnx.core.dynamic_plan import DynamicPlan
 from vqonnx.emitters.integer_weights import RoundedRows
 from vqonnx.errors import QuantRangeError
-from vqonnx.kernels.row_codes import row_errors, row_params
+from vqonnx.kernels.row_codes import rounding_error, row_params
 from vqonnx.planning.row_weights import RowWeight
 from vqonnx.progress import Progress, silent
+from vqonnx.report.weights import decibels_of
 
 
 def round_weights(
@@ -32,7 +33,7 @@ def round_weights(
                 "readers float (nodes_to_exclude).",
                 tensor=weight.key,
             ) from error
-        decibels[weight.key] = row_errors(rows, params).sqnr_db
+        decibels[weight.key] = decibels_of(rounding_error(rows, params))
         rounded[weight.key] = RoundedRows(source.rows, params, weight.channels, weight.length, weight.table)
         del rows
         source.source.release()

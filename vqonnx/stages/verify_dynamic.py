@@ -1,12 +1,13 @@
 """Verify dynamic quantization node by node: what was written runs on random rows, beside the float node.
 
-The float node gets the numbers that the codes stand for, so that only what is quantized at run time differs. One node
-is open at a time.
+The float one has the numbers that the codes stand for, so that only what is quantized at run time differs. One node is
+open at a time, and float weights of products and tables are made a slab at a time, so models may be larger than memory.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,15 @@ import onnx_ir as ir
 from vqonnx.core.dynamic_plan import DynamicForm
 from vqonnx.emitters.integer_weights import RoundedRows
 from vqonnx.errors import VerificationError
-from vqonnx.graph.facts import int_attribute
+from vqonnx.graph.facts import float_attribute, int_attribute
 from vqonnx.graph.io import load
+from vqonnx.graph.node_alone import node_alone
 from vqonnx.graph.packed import computed_tensor
 from vqonnx.graph.segments import around
-from vqonnx.graph.walk import constant_tensor, values_by_name
+from vqonnx.graph.walk import constant, constant_tensor, values_by_name
 from vqonnx.kernels.metrics import ErrorSums
-from vqonnx.kernels.row_codes import row_numbers
 from vqonnx.planning.dynamic_nodes import DynamicNode
+from vqonnx.planning.row_weights import RowWeight
 from vqonnx.progress import Progress, silent
 from vqonnx.runtime.package import runtime_errors
 from vqonnx.runtime.session import open_session
@@ -39,73 +41,70 @@ _SEED = 2026
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """A float node with the numbers that its codes stand for, and what to feed it.
+    """What to feed a quantized node, and what it should give.
 
     Attributes:
         node: Name of the node.
         op_type: Its operator.
-        model: The node alone.
         feeds: By the name that the value has in the whole model.
         outputs: Names of its results.
+        expected: Computes them with the numbers that the codes stand for.
     """
 
     node: str
     op_type: str
-    model: ir.Model
     feeds: Mapping[str, Array]
     outputs: tuple[str, ...]
+    expected: "Expected"
 
     @classmethod
     def of(cls, model: ir.Model, found: DynamicNode, weights: Mapping[int, RoundedRows]) -> "Trial":
         """The trial of a node of ``model`` that is still float."""
-        node = found.node
-        feeds = _feeds(found)
-        inputs, fed, constants = list[ir.Value | None](), dict[str, ir.Value](), dict[ir.Value, ir.Value]()
-        for index, value in enumerate(node.inputs):
-            if value is None:
-                inputs.append(None)
-            elif index in weights:
-                constants[value] = _initializer(value, _meant(found, index, weights[index]))
-                inputs.append(constants[value])
-            elif (tensor := constant_tensor(value)) is not None:
-                inputs.append(constants.setdefault(value, _initializer(value, tensor)))
-            else:
-                name = value.name or ""
-                dtype = ir.DataType.from_numpy(feeds[index].dtype)
-                inputs.append(fed.setdefault(name, ir.Value(name=name, type=ir.TensorType(dtype))))
-        outputs = [ir.Value(name=output.name, type=output.type) for output in node.outputs if output.name]
-        own = iter(outputs)
-        made = [next(own) if output.name else ir.Value(name="") for output in node.outputs]
-        alone = ir.node(node.op_type, inputs, node.attributes, domain=node.domain, outputs=made, name=node.name)
-        graph = ir.Graph(
-            list(fed.values()),
-            outputs,
-            nodes=[alone],
-            initializers=list(constants.values()),
-            opset_imports=dict(model.graph.opset_imports),
-            name="trial",
-        )
-        by_name = {node.inputs[index].name or "": feed for index, feed in feeds.items() if index not in weights}  # type: ignore[union-attr]  # fed
-        return cls(
-            found.name,
-            node.op_type,
-            ir.Model(graph, ir_version=model.ir_version),
-            {name: by_name[name] for name in fed},
-            tuple(output.name or "" for output in outputs),
-        )
+        node, given = found.node, _feeds(found)
+        feeds = {str(value.name): given[index] for index, value in enumerate(node.inputs) if value and index in given}
+        outputs = tuple(output.name for output in node.outputs if output.name)
+        return cls(found.name, node.op_type, feeds, outputs, _expected(model, found, weights, given))
 
 
-def _initializer(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
-    shape = ir.Shape(tensor.shape.numpy())
-    return ir.Value(name=value.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=shape)
+Expected = Callable[[], Sequence[Array]]
 
 
-def _meant(found: DynamicNode, index: int, weight: RoundedRows) -> ir.TensorProtocol:
+def _expected(
+    model: ir.Model, found: DynamicNode, weights: Mapping[int, RoundedRows], given: Mapping[int, Array]
+) -> Expected:
+    """How the node's results are computed when the model has been rewritten; nothing refers to its nodes."""
+    node, layer = found.node, found.layer
+    if layer is None:
+        alone = node_alone(model, node, {i: _meant(found.weights[i], weights[i]) for i in found.weights})
+        feeds = {str(value.name): given[index] for index, value in enumerate(node.inputs) if value and index in given}
+        return partial(_run, alone, feeds, f"{node.op_type} node {found.name!r} in float")
+    weight = weights[layer.weight_index]
+    if found.form is DynamicForm.LOOKUP:
+        return lambda: [weight.looked_up(given[1])]
+    rows = given[0].astype(np.float32)
+    if node.op_type == "Gemm":
+        return partial(_gemm, weight, rows.T if int_attribute(node, "transA", 0) else rows, _scaled_addend(node, given))
+    shape = (*rows.shape[:-1], layer.out_features)
+    return lambda: [weight.product(rows.reshape(-1, layer.in_features)).reshape(shape)]
+
+
+def _gemm(weight: RoundedRows, rows: npt.NDArray[np.float32], addend: npt.NDArray[np.float32]) -> list[Array]:
+    """Alpha is a part of the weight."""
+    return [weight.product(rows) + addend]
+
+
+def _scaled_addend(node: ir.Node, given: Mapping[int, Array]) -> npt.NDArray[np.float32]:
+    """Beta * C; 0 where there is none."""
+    addend = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    addend = given.get(2, np.zeros((), np.float32)) if addend is None else addend
+    scaled: npt.NDArray[np.float32] = np.float32(float_attribute(node, "beta", 1.0)) * addend.astype(np.float32)
+    return scaled
+
+
+def _meant(source: RowWeight, weight: RoundedRows) -> ir.TensorProtocol:
     """The numbers that the codes stand for, in the layout that the float node reads."""
-    source = found.weights[index]
     dtype = source.source.dtype
-    laid: Callable[[], Array] = lambda: source.laid(row_numbers(weight.codes(), weight.params)).astype(dtype.numpy())  # noqa: E731
-    return computed_tensor(laid, dtype, source.source.shape)
+    return computed_tensor(lambda: source.laid(weight.numbers()).astype(dtype.numpy()), dtype, source.source.shape)
 
 
 def _feeds(found: DynamicNode) -> dict[int, Array]:
@@ -228,9 +227,9 @@ def verify_nodes(written: Path, trials: Mapping[str, Trial], *, progress: Progre
 
 
 def _sqnr(part: ir.Model, trial: Trial) -> float:
-    actual, expected = _run(part, trial, "its integer weights"), _run(trial.model, trial, "float weights")
+    actual = _run(part, trial.feeds, f"{trial.op_type} node {trial.node!r} with its integer weights")
     worst = math.inf
-    for wanted, given in zip(expected, actual, strict=True):
+    for wanted, given in zip(trial.expected(), actual, strict=True):
         sums = ErrorSums.of(wanted, given)
         worst = min(worst, math.inf if sums.noise == 0 else sums.sqnr_db)
         if sums.broken or not worst >= LEAST_DB:
@@ -241,7 +240,7 @@ def _sqnr(part: ir.Model, trial: Trial) -> float:
     return worst
 
 
-def _run(model: ir.Model, trial: Trial, how: str) -> list[Array]:
-    with runtime_errors(f"run {trial.op_type} node {trial.node!r} with {how}"):
-        results: list[Array] = open_session(model).run(None, dict(trial.feeds))
+def _run(model: ir.Model, feeds: Mapping[str, Array], what: str) -> list[Array]:
+    with runtime_errors(f"run {what}"):
+        results: list[Array] = open_session(model).run(None, dict(feeds))
     return results
