@@ -176,7 +176,9 @@ def test_a_huge_claim_is_refused_without_allocating(tmp_path):
     refused(path, "negative dimension")
 
 
-@pytest.mark.parametrize("location", ["/etc/passwd", "../w.bin", "a/../../w.bin", r"..\w.bin", "C:/w.bin", r"\w", ""])
+@pytest.mark.parametrize(
+    "location", ["/etc/passwd", "../w.bin", "a/../../w.bin", r"..\w.bin", "C:/w.bin", r"\w", "", "w\0.bin"]
+)
 def test_paths_out_of_the_folder_are_refused(tmp_path, location):
     refused(external_model(tmp_path, location), "not a path below the model's folder")
 
@@ -290,3 +292,32 @@ def test_a_model_beyond_2_gib_has_no_proto(tmp_path):
 def test_to_proto_reads_external_data(tmp_path):
     proto = to_proto(load(external_model(tmp_path)))
     np.testing.assert_array_equal(numpy_helper.to_array(proto.graph.initializer[0]), WEIGHT)
+
+
+def test_constants_and_attributes_without_a_type_are_refused():
+    untyped = linear()
+    untyped.graph.initializer[0].data_type = TensorProto.UNDEFINED
+    with pytest.raises(ModelError, match="'w' has no type"):
+        load(untyped)
+    odd = linear()
+    odd.graph.node[0].attribute.add(name="mode")
+    with pytest.raises(ModelError, match="'mode' of node 'mm' has no type"):
+        load(odd)
+
+
+def test_text_that_is_no_text_is_refused_when_it_is_written(tmp_path):
+    noted = linear()
+    noted.graph.initializer[0].doc_string = "a note"
+    (tmp_path / "m.onnx").write_bytes(noted.SerializeToString().replace(b"a note", b"\xff note"))
+    with pytest.raises(ModelError, match="cannot be written: UnicodeDecodeError"):
+        save(load(tmp_path / "m.onnx"), tmp_path / "out.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_strings_in_a_data_file_are_refused(tmp_path):
+    path = external_model(tmp_path)
+    proto = onnx.load(path, load_external_data=False)
+    proto.graph.initializer[0].data_type = TensorProto.STRING
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="strings in a data file"):
+        load(path)

@@ -43,6 +43,8 @@ def bind(model: ir.Model, path: Path) -> None:
     """
     allowed = {Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent}
     for tensor in external_tensors(model):
+        if tensor.dtype == ir.DataType.STRING:
+            raise ModelError(f"tensor {tensor.name!r} keeps strings in a data file, which ONNX does not allow.")
         if os.fspath(tensor.location) == path.name and tensor.length != tensor.nbytes:
             raise _wrong_length(tensor, tensor.length or 0)  # it lies in the .onnx file itself
     _rebind(model, lambda tensor: _locate(os.fspath(tensor.location), tensor.name, path.parent, allowed))
@@ -118,7 +120,14 @@ def _byte_length(tensor: ir.ExternalTensor) -> int:
 def _locate(location: str, name: str, folder: Path, allowed: set[Path]) -> Path:
     # Both spellings on every system: a model made on one is read on another.
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
-    if not location or posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+    if (
+        not location
+        or "\0" in location
+        or posix.is_absolute()
+        or windows.drive
+        or windows.root
+        or ".." in windows.parts
+    ):
         raise ModelError(
             f"tensor {name!r} keeps its data in {location!r}, which is not a path below the model's folder "
             f"{str(folder)!r}. Save the model again with its data beside it.",

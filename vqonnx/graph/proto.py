@@ -44,6 +44,7 @@ def from_proto(proto: onnx.ModelProto, *, owned: bool = False, path: str | None 
         ) from error
     if not owned:
         guard_tensors(model)
+    _refuse_untyped(model, path)
     _refuse_dangling(model, path)
     _settle(model)
     return model
@@ -96,7 +97,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         )
     inline = {value: lazy(tensor) for value, tensor in initializers if isinstance(tensor, ir.ExternalTensor)}
     with tensors_replaced(inline):
-        return ir.serde.serialize_model(model)
+        return _message(model)
 
 
 def serialized(model: ir.Model, tensors: Mapping[ir.Value, ir.TensorProtocol]) -> bytes:
@@ -106,7 +107,7 @@ def serialized(model: ir.Model, tensors: Mapping[ir.Value, ir.TensorProtocol]) -
         ModelError: It does not fit into one message.
     """
     with tensors_replaced(tensors):
-        return _bytes(ir.serde.serialize_model(model))
+        return _bytes(_message(model))
 
 
 def serialized_parts(
@@ -131,7 +132,7 @@ def serialized_parts(
         for value, t in apart.items()
     }
     with tensors_replaced({**tensors, **empty}):
-        proto = ir.serde.serialize_model(model)
+        proto = _message(model)
     names = {value.name for value in apart}
     headers = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in names}
     kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
@@ -145,6 +146,16 @@ def serialized_parts(
     graph.initializer.extend(kept)
     proto.ClearField("graph")
     return _bytes(proto), _bytes(graph), contents
+
+
+def _message(model: ir.Model) -> onnx.ModelProto:
+    """The model as onnx_ir writes it; some of what a damaged file holds is read only now."""
+    try:
+        return ir.serde.serialize_model(model)
+    except ir.serde.SerdeError as error:
+        raise ModelError(
+            f"the model cannot be written: {_root_cause(error)}. It was damaged when it was read; export it again."
+        ) from error
 
 
 def _bytes(message: onnx.ModelProto | onnx.GraphProto | onnx.TensorProto) -> bytes:
@@ -192,6 +203,23 @@ def _refuse_partial(proto: onnx.ModelProto, path: str | None) -> None:
             "Remove it first: del model.training_info[:].",
             path=path,
         )
+
+
+def _refuse_untyped(model: ir.Model, path: str | None) -> None:
+    """Refuse constants and attributes of which nobody can tell what they hold."""
+    for value, tensor in initialized_values(model):
+        if tensor.dtype == ir.DataType.UNDEFINED:
+            raise ModelError(
+                f"{_called(path)} is not valid ONNX: {value.name!r} has no type. Export it again.", path=path
+            )
+    for node in walk.nodes(model):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.UNDEFINED:
+                raise ModelError(
+                    f"{_called(path)} is not valid ONNX: {attribute.name!r} of node {node.name!r} has no type. "
+                    "Export it again.",
+                    path=path,
+                )
 
 
 def _refuse_dangling(model: ir.Model, path: str | None) -> None:

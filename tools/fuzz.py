@@ -1,0 +1,272 @@
+"""Quantizes random graphs in every form and holds the results against their definitions.
+
+    python tools/fuzz.py [--count 2000] [--seed 0]
+
+Of each graph (models/fuzz.py) and form: a refusal (VqonnxError) is counted by its reason. A result must load in ONNX
+Runtime. Each of its nodes must give what ONNX's reference evaluator gives for the same inputs, within two steps of an
+8-bit output. Each output, with and without ONNX Runtime's optimizations, must be near the float model's: 9 dB. Where
+the guard is off a graph may collapse; it is then quantized again with the guard, which must help or be warned of.
+"""
+
+import argparse
+import collections
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from models.build import Array
+from models.fuzz import random_case
+from models.registry import Feed
+from vqonnx import quantize_static, quantize_weight_only
+from vqonnx.core.target import OpSupport
+from vqonnx.errors import VqonnxError
+from vqonnx.graph.io import load
+from vqonnx.report.model import Report
+from vqonnx.runtime.session import add_outputs, open_session
+from vqonnx.targets.cpu import CPU_X86_VNNI
+
+FORMS = ("QDQ", "QOperator", "weights")
+SAMPLES = 7
+"""Too few to hold one back, so that the guard looks at all."""
+LEAST_DB = 9.0
+_WARNED_DB = 10.0
+"""Below which an output counts as collapsed; figures of fused nodes are a little different."""
+STEPS = 2
+_STEP = 1 / 127
+"""Of the range of an output: the coarser of the two 8-bit types."""
+_TINY = 2.0**-10
+"""Share of the largest value below which differences are of no interest: float16's resolution."""
+_LEAST = 1e-6
+_QUIET: Mapping[str, Any] = {"progress": lambda *_: None, "min_sqnr_db": _WARNED_DB}
+_REFERENCE_OPSETS = range(13, 22)
+_REFERENCE_FROM = 19
+"""The evaluator's first opset with QuantizeLinear; nodes of opset 13 on mean the same there, but for ``_unknown``."""
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+
+
+def _eager(ops: Mapping[str, OpSupport]) -> dict[str, OpSupport]:
+    return {
+        name: replace(support, heavy_from=1 if name in _PRODUCTS else support.heavy_from, on_request=False)
+        for name, support in ops.items()
+    }
+
+
+EAGER = replace(
+    CPU_X86_VNNI,
+    name="eager",
+    ops=_eager(CPU_X86_VNNI.ops),
+    other_ops={form: _eager(ops) for form, ops in CPU_X86_VNNI.other_ops.items()},
+)
+"""The processor's operators, also where they are too small or too slow to be worth it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one graph in one form.
+
+    Attributes:
+        quantized: How many nodes became quantized.
+        refusal: The error's text, if it was refused.
+        faults: What is wrong with the result.
+    """
+
+    quantized: int = 0
+    refusal: str = ""
+    faults: tuple[str, ...] = ()
+
+
+def check(seed: int, form: str, folder: Path) -> Outcome:
+    """Quantize one graph in one form, with options that vary with the seed, and look at the result."""
+    case = random_case(seed)
+    model, feeds = case.build(), list(case.feeds(SAMPLES))
+    path = folder / f"{seed}_{form}.onnx"
+    before = model.SerializeToString(deterministic=True)
+    quantize = _quantizer(seed, form)
+    try:
+        report = quantize(model, path, feeds, guard=seed % 2 == 0)
+        faults = list(_faults(model, path, feeds, report))
+        if form != "weights" and any(" dB" in fault for fault in faults):
+            report = quantize(model, path, feeds, guard=True, verify=True)
+            faults = list(_faults(model, path, feeds, report))
+    except VqonnxError as error:
+        return Outcome(refusal=f"{type(error).__name__}: {error}")
+    if model.SerializeToString(deterministic=True) != before:
+        faults.append("the caller's model was changed")
+    return Outcome(sum(report.quantized.values()), faults=tuple(faults))
+
+
+def _quantizer(seed: int, form: str) -> Callable[..., Report]:
+    rng = np.random.default_rng(seed)
+
+    def chance(share: float) -> bool:
+        return bool(rng.random() < share)
+
+    if form == "weights":
+        packed: dict[str, Any] = {
+            "bits": 8,
+            "block_size": 16,
+            "symmetric": chance(0.5),
+            "accuracy_level": 0,
+            "format": "qdq" if chance(0.4) else "matmul_nbits",
+            "op_types_to_quantize": ["MatMul", "Gemm", "Gather", "Conv"] if chance(0.5) else None,
+        }
+        return lambda model, path, feeds, guard: quantize_weight_only(model, path, **packed, **_QUIET)
+    options: dict[str, Any] = {
+        "quant_format": form,
+        "target": CPU_X86_VNNI if chance(0.2) else EAGER,
+        "per_channel": chance(0.7),
+        "bias_correction": "auto" if chance(0.1) else "off",
+        "calibrate_method": None if chance(0.3) else "MinMax",
+        "extra_options": {"ForceQuantizeNoInputCheck": True} if chance(0.5) else None,
+        "activation_type": "QInt8" if form == "QDQ" and chance(0.3) else "QUInt8",
+    }
+    return lambda model, path, feeds, guard, verify=False: quantize_static(
+        model, path, feeds, guard=guard, verify=verify, **options, **_QUIET
+    )
+
+
+# ---- what can be wrong ----
+
+
+def _faults(model: onnx.ModelProto, path: Path, feeds: Sequence[Feed], report: Report) -> Iterator[str]:
+    expected = _outputs(model, feeds, optimize=True)
+    for how, optimize in (("as it is", False), ("optimized", True)):
+        found = _outputs(path, feeds, optimize=optimize)
+        for name, values in expected.items():
+            if found[name].shape != values.shape:
+                yield f"output {name!r} {how} has shape {found[name].shape}, not {values.shape}"
+            elif (db := _sqnr(values, found[name])) < LEAST_DB and not any(repr(name) in w for w in report.warnings):
+                yield f"output {name!r} {how} has {db:.1f} dB"
+    yield from _off_definition(onnx.load(path), feeds[0])
+
+
+def _outputs(model: onnx.ModelProto | Path, feeds: Sequence[Feed], *, optimize: bool) -> dict[str, Array]:
+    """The float outputs of all samples, flat."""
+    session = open_session(model if isinstance(model, Path) else load(model), threads=1, optimize=optimize)
+    names = [output.name for output in session.get_outputs()]
+    runs = [session.run(None, dict(feed)) for feed in feeds]
+    joined = {name: np.concatenate([run[i].ravel() for run in runs]) for i, name in enumerate(names)}
+    return {name: array for name, array in joined.items() if array.dtype.kind == "f"}
+
+
+def _sqnr(expected: Array, found: Array) -> float:
+    wide = expected.astype(np.float64)
+    noise, signal = float(np.square(found.astype(np.float64) - wide).sum()), float(np.square(wide).sum())
+    if noise <= _LEAST * (signal + _LEAST * wide.size):
+        return np.inf
+    return float(10 * np.log10(signal / noise)) if signal and np.isfinite(noise) else -np.inf
+
+
+def _off_definition(model: onnx.ModelProto, feed: Feed) -> Iterator[str]:
+    """The nodes of the main graph that give something else than the evaluator does for the same inputs."""
+    version = next(entry for entry in model.opset_import if entry.domain == "")
+    if version.version not in _REFERENCE_OPSETS or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
+        return
+    given = {**{t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}, **feed, **_inner(model, feed)}
+    version.version = max(version.version, _REFERENCE_FROM)
+    for node, proto in zip(ReferenceEvaluator(model).rt_nodes_, model.graph.node, strict=True):
+        inputs = [given.get(name) for name in proto.input]
+        if _unknown(proto) or not all(map(_usable, proto.input, inputs)):
+            continue
+        with np.errstate(all="ignore"):  # a collapsed divisor; ONNX Runtime is as silent
+            results = node.run(*inputs)
+        for name, values in zip(proto.output, results, strict=False):
+            if name in given and (steps := _steps(np.asarray(values), given[name])) > STEPS:
+                yield f"{proto.op_type} {proto.name!r} is {steps:.1f} steps off its definition"
+
+
+def _inner(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
+    """What every node of the main graph gives in ONNX Runtime, unfused."""
+    names = [name for node in model.graph.node for name in node.output if name]
+    session = open_session(add_outputs(load(model), names), threads=1, optimize=False)
+    return dict(zip([output.name for output in session.get_outputs()], session.run(None, dict(feed)), strict=True))
+
+
+def _unknown(node: onnx.NodeProto) -> bool:
+    """Whether a node needs the graph around it, is of an older opset, or is one that the evaluator gets wrong."""
+    wrong = {"ReduceMean": "axes", "ConvTranspose": "group"}.get(node.op_type)
+    return any(attribute.name == wrong or attribute.HasField("g") for attribute in node.attribute)
+
+
+def _usable(name: str, value: Array | None) -> bool:
+    """Whether an input is absent on purpose, or finite: what becomes of NaN and infinity is not defined."""
+    return not name if value is None else value.dtype.kind != "f" or bool(np.isfinite(value).all())
+
+
+def _steps(expected: Array, found: Array) -> float:
+    """The largest difference, in codes or in steps of an 8-bit tensor of this range."""
+    if expected.shape != found.shape:
+        return np.inf
+    wide = expected.astype(np.float64)
+    if not wide.size or not np.isfinite(wide).all():
+        return 0.0
+    worst = float(np.abs(found.astype(np.float64) - wide).max())
+    if expected.dtype.kind != "f":
+        return worst
+    return worst / max(float(np.ptp(wide)) * _STEP, float(np.abs(wide).max()) * _TINY, _LEAST)
+
+
+# ---- many of them ----
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of all graphs, by form."""
+
+    quantized: collections.Counter[str] = field(default_factory=collections.Counter)
+    plain: collections.Counter[str] = field(default_factory=collections.Counter)
+    refusals: collections.Counter[str] = field(default_factory=collections.Counter)
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, seed: int, form: str, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.faults += [f"seed {seed}, {form}: {fault}" for fault in outcome.faults]
+        if outcome.refusal:
+            # Names and numbers of one model apart, refusals are few.
+            self.refusals[f"{form}: {re.sub(r'[0-9]+ x .*', '…', outcome.refusal)[:160]}"] += 1
+        else:
+            (self.quantized if outcome.quantized else self.plain)[form] += 1
+
+
+def run(first: int, count: int, tell: Callable[[str], object] = lambda _: None) -> Tally:
+    """Check ``count`` graphs from seed ``first`` on in every form."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(first, first + count):
+            for form in FORMS:
+                known = len(tally.faults)
+                tally.add(seed, form, check(seed, form, Path(folder)))
+                for fault in tally.faults[known:]:
+                    tell(fault)
+            for file in Path(folder).iterdir():
+                file.unlink()
+    return tally
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first graph")
+    chosen = parser.parse_args(arguments)
+    started = time.perf_counter()
+    tally = run(chosen.seed, chosen.count, lambda fault: print(fault, flush=True))
+    print(f"{chosen.count} graphs in {time.perf_counter() - started:.0f} s")
+    for form in FORMS:
+        print(f"{form}: {tally.quantized[form]} quantized, {tally.plain[form]} with nothing to quantize")
+    for reason, times in tally.refusals.most_common():
+        print(f"refused {times} x {reason}")
+    print(f"{len(tally.faults)} faults")
+    return int(bool(tally.faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
