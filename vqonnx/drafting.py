@@ -15,12 +15,15 @@ from vqonnx.calibration.statistics.moving_average import MovingAverage
 from vqonnx.calibration.statistics.position_votes import PositionVotes
 from vqonnx.calibration.statistics.profile import Profile
 from vqonnx.clock import Clock
+from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan
+from vqonnx.core.positions import Refinement
 from vqonnx.core.solution import Solutions
-from vqonnx.core.spec import QuantSpec, RangeMethod
+from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.progress import Progress, silent
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.options import QuantizerOptions
+from vqonnx.quantizers.refinement import start_params
 from vqonnx.report.figures import Level, OutputFigures
 from vqonnx.report.model import BiasCorrection, GuardAction
 from vqonnx.stages.compare import compare
@@ -31,6 +34,7 @@ from vqonnx.stages.guard import collapsing_nodes
 from vqonnx.stages.observe import ObserveOptions, observe
 from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import Prepared
+from vqonnx.stages.search_positions import searched_params
 from vqonnx.stages.sensitivity import sensitivities
 from vqonnx.stages.verify import model_bytes
 
@@ -39,6 +43,8 @@ _TRIAL_SAMPLES = 16
 """Held-back samples that decide between drafts; verification uses all."""
 _CORRECTION_SAMPLES = 32
 """Calibration samples that biases are corrected on: means need fewer than ranges."""
+_SEARCH_SAMPLES = 8
+"""Calibration samples by which positions are searched."""
 _BLAME_SAMPLES = 2
 _NEAR_DB = 6.0
 """An output this close to collapse is worth a few float nodes …"""
@@ -102,6 +108,7 @@ class Draft:
         guard: What the guard did, in order.
         correction: What bias correction did; None if it was not tried.
         figures: Its outputs against float on held-back samples; empty if not compared.
+        refinement: What was done about the device's rules on positions; None where it has none.
     """
 
     method: RangeMethod
@@ -110,6 +117,7 @@ class Draft:
     guard: tuple[GuardAction, ...] = ()
     correction: BiasCorrection | None = None
     figures: tuple[OutputFigures, ...] = ()
+    refinement: Refinement | None = None
 
     @property
     def worst_db(self) -> float:
@@ -132,6 +140,7 @@ class Drafting:
         job: What was asked for.
         clock: Takes the time.
         statistics: What was observed so far, by tensor.
+        reference: The float model that drafts are compared with, where it is not the prepared one.
     """
 
     prepared: Prepared
@@ -139,6 +148,11 @@ class Drafting:
     job: StaticJob
     clock: Clock
     statistics: dict[str, Statistic] = field(default_factory=dict)
+    reference: ir.Model | None = None
+
+    def uncorrected_db(self) -> float:
+        """SQNR on held-back samples of the first method's draft, before anything is done about it."""
+        return self._compared(self._drafted(self.job.options.methods[0], {})).worst_db
 
     def best(self) -> Draft:
         """The best draft of all range methods, without collapsed outputs if the guard can help it."""
@@ -164,8 +178,22 @@ class Drafting:
             plan = make_plan(self.prepared.model, self.job.options.target, rules, self.prepared.folded)
         with self.clock.stage("observe"):
             self._observe(plan)
+        quantizer = self.quantizer(plan)
+        if rules.activation.grid is ScaleGrid.POWER_OF_TWO:
+            with self.clock.stage("refine"):
+                quantizer.refine(self._searched(quantizer))
         with self.clock.stage("solve"):
-            return Draft(method=method, plan=plan, solutions=self.quantizer(plan).solve())
+            solutions = quantizer.solve()
+        return Draft(method=method, plan=quantizer.current_plan(), solutions=solutions, refinement=quantizer.refinement)
+
+    def _searched(self, quantizer: BaseQuantizer) -> dict[str, QuantParams]:
+        """Positions of weights and biases by the error that they leave in what their nodes compute."""
+        plan, feeds = quantizer.current_plan(), self.samples.calibration
+        options = ObserveOptions(providers=self.job.providers, executor=self.job.executor)
+        some = feeds[:: max(1, len(feeds) // _SEARCH_SAMPLES)][:_SEARCH_SAMPLES]
+        found = searched_params(self.prepared.model, plan, start_params(quantizer), some, options)
+        given = {key for key, tensor in plan.tensors.items() if tensor.fixed is not None or tensor.bounds is not None}
+        return {key: params for key, params in found.items() if key not in given}
 
     def _observe(self, plan: Plan) -> None:
         wanted = {
@@ -201,7 +229,9 @@ class Drafting:
         """The draft with its figures on held-back samples."""
         with self.clock.stage("compare"):
             samples = self.samples.held_back[:_TRIAL_SAMPLES]
-            figures = compare(self.prepared.model, self._emitted(draft), samples, providers=self.job.providers)
+            figures = compare(
+                self.reference or self.prepared.model, self._emitted(draft), samples, providers=self.job.providers
+            )
             return replace(draft, figures=figures)
 
     def _without_collapse(self, draft: Draft) -> Draft:

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,9 +18,11 @@ from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.quantizers.opset import needed_opset
 from vqonnx.report.figures import Verification
 from vqonnx.report.model import OptionUsed, Report
+from vqonnx.stages.adapt import adapt, adapt_border, approximate
 from vqonnx.stages.equalize import equalize
+from vqonnx.stages.layer_equalization import Equalization, equalized_layers
 from vqonnx.stages.observe import ObserveOptions
-from vqonnx.stages.prepare import prepare
+from vqonnx.stages.prepare import Prepared, prepare
 from vqonnx.stages.verify import VerifyOptions, model_bytes, verify
 from vqonnx.version import __version__
 
@@ -37,13 +40,31 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
         size = _bytes(source, model)
     with open_samples(reader, model_inputs(model)) as samples:
         with clock.stage("prepare"):
+            adapt_border(model, job.options.adaptation)
             prepared = prepare(model, opset=needed_opset(model, job.options))
-        with clock.stage("equalize"):
-            streams = _equalized(prepared.model, samples, job)
-        drafting = Drafting(prepared, samples, job, clock)
+            adapt(prepared.model, job.options.adaptation)
+            reference = None if job.options.adaptation.is_exact else load(prepared.model)
+            approximate(prepared.model, job.options.adaptation)
+        drafting, how, streams = _equalized_best(prepared, reference, samples, job, clock)
         draft = drafting.best()
         verification = _written(drafting, draft, destination, size)
-        return _report(drafting, draft, verification, streams)
+        return _report(drafting, draft, verification, streams, how)
+
+
+def _equalized_best(
+    prepared: Prepared, reference: ir.Model | None, samples: Samples, job: StaticJob, clock: Clock
+) -> tuple[Drafting, Equalization, int]:
+    """The model equalized as held-back samples like it best, and how, with the number of equalized streams."""
+    ways = job.options.equalizations if job.equalize else (Equalization.NONE,)
+    found: list[tuple[Drafting, Equalization, int]] = []
+    for how in ways:
+        with clock.stage("equalize"):
+            model = prepared.model if how is ways[-1] else load(prepared.model)
+            if equalized_layers(model, how) == 0 and how is not Equalization.NONE and found:
+                continue  # no link: what was tried before
+            streams = _equalized(model, samples, job)
+        found.append((Drafting(replace(prepared, model=model), samples, job, clock, reference=reference), how, streams))
+    return found[0] if len(found) == 1 else max(found, key=lambda one: one[0].uncorrected_db())
 
 
 def _equalized(model: ir.Model, samples: Samples, job: StaticJob) -> int:
@@ -68,7 +89,7 @@ def _written(drafting: Drafting, draft: Draft, destination: Path, float_bytes: i
     def check(path: Path) -> None:
         with drafting.clock.stage("verify"):
             options = VerifyOptions(level=job.level, providers=job.providers, float_bytes=float_bytes)
-            samples, model = drafting.samples.held_back, drafting.prepared.model
+            samples, model = drafting.samples.held_back, drafting.reference or drafting.prepared.model
             found.append(verify(model, path, samples, draft.plan, options=options, progress=job.progress))
 
     with drafting.clock.stage("emit"):
@@ -77,23 +98,27 @@ def _written(drafting: Drafting, draft: Draft, destination: Path, float_bytes: i
     return found[0]
 
 
-def _report(drafting: Drafting, draft: Draft, verification: Verification, streams: int) -> Report:
+def _report(drafting: Drafting, draft: Draft, verification: Verification, streams: int, how: Equalization) -> Report:
+    refinement = draft.refinement
     return Report(
         version=__version__,
         target=draft.plan.target,
         quantized=Counter(node.op_type for node in draft.plan.nodes.values()),
         skips=draft.plan.skips,
-        options=_options(drafting.job, draft, streams),
+        options=_options(drafting.job, draft, streams, how),
         verification=verification,
         guard=draft.guard,
         bias_correction=draft.correction,
         seconds=drafting.clock.seconds,
         samples=len(drafting.samples.calibration),
         min_sqnr_db=drafting.job.min_sqnr_db,
+        positions={} if refinement is None else refinement.positions,
+        shifts=() if refinement is None else refinement.shifts,
+        planned={name: node.op_type for name, node in draft.plan.nodes.items()},
     )
 
 
-def _options(job: StaticJob, draft: Draft, streams: int) -> tuple[OptionUsed, ...]:
+def _options(job: StaticJob, draft: Draft, streams: int, how: Equalization) -> tuple[OptionUsed, ...]:
     """The choices that shaped the result, and who made them."""
     rules, several = job.options.rules, len(job.options.methods) > 1
     given = {
@@ -105,6 +130,9 @@ def _options(job: StaticJob, draft: Draft, streams: int) -> tuple[OptionUsed, ..
         *(OptionUsed(name, text, f"target {draft.plan.target} or caller") for name, text in given.items()),
         OptionUsed("ranges", draft.method.value, "held-back samples" if several else "caller"),
         OptionUsed("equalized residual streams", str(streams), "model"),
+        OptionUsed(
+            "equalized layers", how.value, "held-back samples" if len(job.options.equalizations) > 1 else "caller"
+        ),
     )
 
 

@@ -149,10 +149,9 @@ def test_the_weights_type_decides_its_symmetry(name: str, symmetric: bool) -> No
 
 
 def test_a_method_that_was_asked_for_is_the_only_one() -> None:
-    assert options(method=RangeMethod.ENTROPY).methods == (RangeMethod.ENTROPY,)
-    assert options(method=RangeMethod.MIN_MAX, extra_options={"CalibMovingAverage": True}).methods == (
-        RangeMethod.MOVING_AVERAGE,
-    )
+    assert options(calibrate_method=CalibrationMethod.Entropy).methods == (RangeMethod.ENTROPY,)
+    moving = options(calibrate_method=CalibrationMethod.MinMax, extra_options={"CalibMovingAverage": True})
+    assert moving.methods == (RangeMethod.MOVING_AVERAGE,)
 
 
 def test_cpu_is_this_machines_target() -> None:

@@ -78,7 +78,7 @@ def _ours(method: str, model: Path, feeds: Sequence[Feed], folder: Path) -> Work
     from vqonnx.stages.prepare import prepare
 
     prepared = prepare(load(model))
-    options = QuantizerOptions.of(method=CalibrationMethod[method].method)
+    options = QuantizerOptions.of(calibrate_method=CalibrationMethod[method])
     plan = make_plan(prepared.model, options.target, options.rules, prepared.folded)
     wanted = {tensor.tensor: tensor.method for tensor in plan.activations() if tensor.method is not None}
     return lambda: observe(prepared.model, wanted, feeds)

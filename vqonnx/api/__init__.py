@@ -1,1 +1,1 @@
-"""The functions that users call, a family a file; the parameters are those of onnxruntime.quantization, then our own."""
+"""The functions that users call, a family a file; parameters are those of onnxruntime.quantization, then our own."""

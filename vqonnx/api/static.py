@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
@@ -19,18 +19,27 @@ from vqonnx.progress import Progress, terminal_progress
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.onnx_quantizer import ONNXQuantizer
 from vqonnx.quantizers.opset import needed_opset
-from vqonnx.quantizers.options import QuantizerOptions
+from vqonnx.quantizers.options import QuantizerOptions, is_power_of_two, resolve_target
+from vqonnx.quantizers.presets import with_preset
 from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
-from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantType
+from vqonnx.quantizers.types import CalibrationMethod, PowerOfTwoMethod, QuantFormat, QuantType
+from vqonnx.quantizers.vitis import VitisONNXQuantizer, VitisQDQQuantizer
 from vqonnx.report.figures import Level
 from vqonnx.report.model import Report
+from vqonnx.stages.adapt import adapt, adapt_border, approximate
 from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import prepare
 from vqonnx.static import quantize_file
 
 T = TypeVar("T")
 
-_QUANTIZERS: Mapping[Form, type[BaseQuantizer]] = {Form.QDQ: QDQQuantizer, Form.QOPERATOR: ONNXQuantizer}
+_QUANTIZERS: Mapping[tuple[str, Form], type[BaseQuantizer]] = {
+    ("", Form.QDQ): QDQQuantizer,
+    ("", Form.QOPERATOR): ONNXQuantizer,
+    ("vitis", Form.QDQ): VitisQDQQuantizer,
+    ("vitis", Form.QOPERATOR): VitisONNXQuantizer,
+}
+"""By family of the target and form."""
 _LEVELS: Mapping[object, Level] = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
 _CORRECTION: Mapping[object, Correction] = {
     **{c.value: c for c in Correction},
@@ -52,14 +61,16 @@ def quantize_static(
     nodes_to_quantize: Sequence[Pattern] | None = None,
     nodes_to_exclude: Sequence[Pattern] | None = None,
     use_external_data_format: bool | None = None,
-    calibrate_method: CalibrationMethod | None = None,
+    calibrate_method: CalibrationMethod | PowerOfTwoMethod | None = None,
     calibration_providers: Sequence[str] | None = None,
     extra_options: Mapping[str, object] | None = None,
     calibration_cache_path: str | PathLike[str] | None = None,
     *,
+    preset: str | None = None,
     target: Target | str | None = None,
+    quantized_tensor_type: Mapping[str, QuantType] | None = None,
     equalize: bool = True,
-    guard: bool = True,
+    guard: bool | None = None,
     bias_correction: Literal["auto", "on", "fast", "off"] | bool = "auto",
     min_sqnr_db: float = 10.0,
     verify: bool | Literal["checker"] = True,
@@ -87,13 +98,17 @@ def quantize_static(
         nodes_to_quantize: Names, globs, "re:" patterns or predicates of nodes; all by default.
         nodes_to_exclude: The same, of nodes to leave float.
         use_external_data_format: Write tensors into a data file beside the model; by default only when needed.
-        calibrate_method: How ranges are chosen; the least squared error by default.
+        calibrate_method: How ranges are chosen; the least squared error by default. A ``PowerOfTwoMethod`` makes scales
+            powers of two, and the classes for AMD's NPU write the model.
         calibration_providers: Execution providers of all sessions; the CPU by default.
         extra_options: See ``quantizers.extra_options``.
         calibration_cache_path: File that keeps the statistics; an interrupted run resumes from it.
+        preset: A name for target, types and options (``vqonnx presets`` lists them); what is given besides wins.
         target: The device: a name (``vqonnx targets`` lists them), or a ``Target``; this machine's CPU by default.
+        quantized_tensor_type: Element types of single tensors, by name; whoever reads one reads it in its type.
         equalize: Scale the channels of residual streams alike first, which leaves the float model what it is.
-        guard: Leave float what would collapse, and say so in the report.
+        guard: Leave float what would collapse, and say so in the report; by default unless the target wants all that
+            it can run.
         bias_correction: "auto" measures the shifted means layer after layer and keeps the correction where it helps on
             held-back samples; "on" keeps it always; "fast" computes it from the means of the inputs; or "off".
         min_sqnr_db: An output below this counts as collapsed.
@@ -113,15 +128,25 @@ def quantize_static(
         OutputError: The output cannot be written.
         VerificationError: The result does not load or run; nothing was written.
     """
-    quantizer = _quantizer(quant_format, quantizer)
+    asked = with_preset(
+        preset,
+        target=target,
+        activation_type=activation_type,
+        weight_type=weight_type,
+        per_channel=per_channel,
+        extra_options=extra_options,
+    )
+    activation_type, weight_type, per_channel = asked.activation_type, asked.weight_type, asked.per_channel
+    extra_options = asked.extra_options
+    quantizer = _quantizer(quant_format, quantizer, asked.target, calibrate_method)
     if calibration_data_reader is None:
         raise OptionError(
             "calibration_data_reader is missing: static quantization needs samples. Pass an iterable of feeds or a "
             "folder of .npz files.",
             option="calibration_data_reader",
         )
-    if target is not None:
-        extra_options = {**(extra_options or {}), "Target": target}
+    if asked.target is not None:
+        extra_options = {**(extra_options or {}), "Target": asked.target}
     options = QuantizerOptions.of(
         form=quantizer.form,
         target=quantizer.target,
@@ -132,7 +157,8 @@ def quantize_static(
         nodes_to_quantize=nodes_to_quantize,
         nodes_to_exclude=nodes_to_exclude,
         op_types_to_quantize=op_types_to_quantize,
-        method=None if calibrate_method is None else CalibrationMethod.of(calibrate_method).method,
+        calibrate_method=calibrate_method,
+        tensor_types=quantized_tensor_type,
         extra_options=extra_options,
     )
     make = partial(
@@ -146,13 +172,14 @@ def quantize_static(
         nodes_to_exclude=nodes_to_exclude,
         op_types_to_quantize=op_types_to_quantize,
         extra_options=extra_options,
+        **_where_given(calibrate_method=calibrate_method, quantized_tensor_type=quantized_tensor_type),
     )
     with ExitStack() as stack:
         job = StaticJob(
             make=make,
             options=options,
             equalize=equalize,
-            guard=guard,
+            guard=not options.target.everything if guard is None else guard,
             correction=_chosen(_CORRECTION, bias_correction, "bias_correction"),
             min_sqnr_db=min_sqnr_db,
             level=_chosen(_LEVELS, verify, "verify"),
@@ -165,16 +192,24 @@ def quantize_static(
         return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
 
 
-def _quantizer(quant_format: QuantFormat | None, given: type[BaseQuantizer] | None) -> type[BaseQuantizer]:
-    """The class that was given, or that of the format; both may be named if they agree."""
+def _where_given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that are not None: a subclass's constructor may lack what its caller does not use."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _quantizer(
+    quant_format: QuantFormat | None, given: type[BaseQuantizer] | None, target: Target | str | None, method: object
+) -> type[BaseQuantizer]:
+    """The class that was given, or that of format and target; all may be named if they agree."""
+    family = resolve_target(target).family if target is not None else "vitis" * is_power_of_two(method)
     if quant_format is None:
-        return given or QDQQuantizer
+        return given or _QUANTIZERS[family, Form.QDQ]
     form = QuantFormat.of(quant_format).form
-    chosen = given or _QUANTIZERS[form]
+    chosen = given or _QUANTIZERS[family, form]
     if chosen.form is not form:
         raise OptionError(
             f"quant_format: {chosen.__name__} writes the {chosen.form.value} form, not {form.value}. Leave "
-            f"quant_format out, or subclass {_QUANTIZERS[form].__name__}.",
+            f"quant_format out, or subclass {_QUANTIZERS[family, form].__name__}.",
             option="quant_format",
         )
     return chosen
@@ -202,24 +237,36 @@ def plan(
     extra_options: Mapping[str, object] | None = None,
     target: Target | str | None = None,
     quant_format: QuantFormat | None = None,
+    preset: str | None = None,
 ) -> Plan:
     """What ``quantize_static`` would quantize, what not, and why; without samples, and without the guard's findings.
 
     The arguments are those of ``quantize_static``.
     """
     model = load(model_input)
-    quantizer = _quantizer(quant_format, None)
+    asked = with_preset(
+        preset,
+        target=target,
+        activation_type=activation_type,
+        weight_type=weight_type,
+        per_channel=per_channel,
+        extra_options=extra_options,
+    )
+    quantizer = _quantizer(quant_format, None, asked.target, None)
     options = QuantizerOptions.of(
         form=quantizer.form,
-        target=target if target is not None else quantizer.target,
-        per_channel=per_channel,
+        target=asked.target if asked.target is not None else quantizer.target,
+        per_channel=asked.per_channel,
         reduce_range=reduce_range,
-        weight_type=weight_type,
-        activation_type=activation_type,
+        weight_type=asked.weight_type,
+        activation_type=asked.activation_type,
         nodes_to_quantize=nodes_to_quantize,
         nodes_to_exclude=nodes_to_exclude,
         op_types_to_quantize=op_types_to_quantize,
-        extra_options=extra_options,
+        extra_options=asked.extra_options,
     )
+    adapt_border(model, options.adaptation)
     prepared = prepare(model, opset=needed_opset(model, options))
+    adapt(prepared.model, options.adaptation)
+    approximate(prepared.model, options.adaptation)
     return make_plan(prepared.model, options.target, options.rules, prepared.folded)

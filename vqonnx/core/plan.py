@@ -96,6 +96,7 @@ class Plan:
         form: How the graph is written.
         contrib: Whether com.microsoft's QuantizeLinear and DequantizeLinear are written, which know 16- and 4-bit
             types below opset 21.
+        custom_ops: Whether Vitis AI's custom QuantizeLinear and DequantizeLinear are written instead.
         keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
     """
 
@@ -106,6 +107,7 @@ class Plan:
     form: Form = Form.QDQ
     keep_clips: bool = False
     contrib: bool = False
+    custom_ops: bool = False
 
     def activations(self) -> list[TensorPlan]:
         """Forms whose parameters come from running the model."""

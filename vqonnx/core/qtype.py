@@ -70,6 +70,8 @@ INT16 = _integer("int16", 16, np.int16)
 UINT16 = _integer("uint16", 16, np.uint16)
 INT32 = _integer("int32", 32, np.int32)
 UINT32 = _integer("uint32", 32, np.uint32)
+FLOAT32 = QType("float32", 32, True, Kind.FLOAT, -(2**128 - 2**104), 2**128 - 2**104, np.dtype(np.float32))
+"""What stays as it is, though planned: biases beside block formats, which can be corrected. Not in ``QTYPES``."""
 FLOAT16 = QType("float16", 16, True, Kind.FLOAT, -65504, 65504, np.dtype(np.float16))
 BFLOAT16 = QType("bfloat16", 16, True, Kind.FLOAT, -(2**128 - 2**120), 2**128 - 2**120, np.dtype(ml_dtypes.bfloat16))
 FLOAT8E4M3FN = QType("float8e4m3fn", 8, True, Kind.FLOAT, -448, 448, np.dtype(ml_dtypes.float8_e4m3fn))

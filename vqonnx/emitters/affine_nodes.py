@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from vqonnx.core.custom_ops import DEQUANTIZE, DOMAIN, QUANTIZE, VERSION
 from vqonnx.core.granularity import PerAxis, PerBlock
 from vqonnx.core.params import QuantParams
-from vqonnx.core.plan import Plan
+from vqonnx.core.plan import Plan, Role
 from vqonnx.core.solution import Solutions
-from vqonnx.graph.edit import add_initializer, make_node
+from vqonnx.graph.edit import Attribute, add_initializer, make_node
 from vqonnx.graph.names import NameAllocator
 
 _CONTRIB = "com.microsoft"
@@ -22,6 +23,7 @@ class AffineNodes:
     def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions, names: NameAllocator) -> None:
         self._graph = model.graph
         self._domain = _CONTRIB if plan.contrib else ""
+        self._plan = plan
         self._solutions = solutions
         self._names = names
         self._made: dict[tuple[str, str], ir.Value] = {}
@@ -63,13 +65,25 @@ class AffineNodes:
         return self._made[name, kind]
 
     def _node(self, op_type: str, key: str, inputs: Sequence[ir.Value]) -> ir.Node:
-        self._graph.opset_imports.setdefault(self._domain, 1)
-        name, op = f"{key}_{op_type}", f"{self._domain}::{op_type}"
-        attributes = _attributes(self._solutions.params(key))
-        return make_node(self._names, op, inputs, attributes, name=name, outputs=[f"{name}_Output"])
+        name, attributes = f"{key}_{op_type}", _attributes(self._solutions.params(key))
+        domain, version, op = self._domain, 1, op_type
+        if self._is_custom(key):
+            found = QUANTIZE if op_type == "QuantizeLinear" else DEQUANTIZE
+            domain, version, op = DOMAIN, VERSION, found.name
+            attributes = {**found.defaults, **attributes}
+        self._graph.opset_imports.setdefault(domain, version)
+        return make_node(self._names, f"{domain}::{op}", inputs, attributes, name=name, outputs=[f"{name}_Output"])
+
+    def _is_custom(self, key: str) -> bool:
+        """Whether Vitis AI's operators are written: where they are asked for, and for activations of 32 bits."""
+        tensor = self._plan.tensors.get(key)
+        if tensor is None or (tensor.role is Role.BIAS and not tensor.own_scale):
+            return False
+        wide = tensor.spec.qtype.bits == 32 and tensor.role is Role.ACTIVATION
+        return self._plan.custom_ops or wide or tensor.spec.qtype.name == "uint32"
 
 
-def _attributes(params: QuantParams) -> dict[str, int]:
+def _attributes(params: QuantParams) -> dict[str, Attribute]:
     granularity = params.spec.granularity
     if isinstance(granularity, PerBlock):
         return {"axis": granularity.axis, "block_size": granularity.size}

@@ -1,8 +1,8 @@
 """Quantized values that a body captures behind a data mover: codes must reach the body's door.
 
 ONNX Runtime (1.24 to 1.31) moves DequantizeLinear behind nodes that only move data, and puts a pair on every edge that
-leaves them. An edge into the body of an If or a Loop is no input of the node that holds the body, and the process aborts
-while it loads the model. A pair that stands there already stops it.
+leaves them. An edge into the body of an If or a Loop is no input of the node that holds the body, and the process
+aborts while it loads the model. A pair that stands there already stops it.
 """
 
 import onnx_ir as ir

@@ -5,11 +5,14 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from vqonnx.core.block_formats import BLOCK_FORMATS
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role, TensorPlan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
 from vqonnx.emitters.affine_nodes import AffineNodes
+from vqonnx.emitters.block_float import emit_rounded
+from vqonnx.emitters.unscaled import block_form, form_without_scale, widened
 from vqonnx.graph.edit import insert_after_value, insert_before, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds
 from vqonnx.graph.names import NameAllocator
@@ -49,6 +52,7 @@ class _QdqEmitter:
     """The model being rewritten, with the look-ups that keep the work linear."""
 
     def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions) -> None:
+        self._model = model
         self._solutions = solutions
         self._keep_clips = plan.keep_clips
         self._names = NameAllocator.of(model)
@@ -96,12 +100,28 @@ class _QdqEmitter:
         uses = self._uses[tensor.key]
         codes = self._affine.codes(tensor.key)
         codes.meta[KEY] = tensor.key
-        node = self._affine.dequantize(tensor.key, codes, self._values[tensor.tensor])
+        like = self._values[tensor.tensor]
+        fmt = BLOCK_FORMATS.get(tensor.spec.qtype.name)
+        if fmt is not None:
+            readers = [(self._nodes[name], index) for name, index in uses]
+            emit_rounded(self._model, self._names, codes, block_form(tensor.spec, fmt), uses=readers)
+            return
+        if tensor.spec.has_scale:
+            node = self._affine.dequantize(tensor.key, codes, like)
+        elif codes.dtype == like.dtype:
+            self._rewire(uses, codes)
+            return
+        else:
+            node = widened(self._names, codes, like)
         insert_before(self._nodes[uses[0][0]], node)
         self._rewire(uses, node.outputs[0])
 
     def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None) -> ir.Value:
-        """Q -> DQ after ``source``; all of its readers, or the given uses, read the result."""
+        """Q -> DQ after ``source``, or what rounds to a type without scales; its readers, or uses, read the result."""
+        form = form_without_scale(self._solutions.params(key).spec)
+        if form is not None:
+            readers = None if uses is None else [(self._nodes[name], index) for name, index in uses]
+            return emit_rounded(self._model, self._names, source, form, uses=readers)
         quantizer = self._affine.quantize(key, source)
         dequantizer = self._affine.dequantize(key, quantizer.outputs[0], source)
         insert_after_value(source, [quantizer, dequantizer])

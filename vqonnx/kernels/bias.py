@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from vqonnx.core.granularity import Array, PerAxis, PerTensor
 from vqonnx.core.params import QuantizedTensor, QuantParams
-from vqonnx.core.qtype import INT32
+from vqonnx.core.qtype import INT32, Kind
 from vqonnx.core.spec import QuantSpec
 
 # The accumulator adds K products of at most 255 * 128 to the bias; half of int32 is left to them.
@@ -50,10 +50,12 @@ def shifted_bias(bias: QuantizedTensor, shift: npt.NDArray[np.float64]) -> Quant
     """The nearest codes of the bias's value plus ``shift``, at the same scale; what is beyond its type saturates.
 
     Args:
-        bias: Codes of any integer type, shape [C].
+        bias: Codes of any type, shape [C].
         shift: Shape [C].
     """
     spec = bias.params.spec
+    if spec.qtype.kind is Kind.FLOAT:
+        return QuantizedTensor((bias.codes.astype(np.float64) + shift).astype(bias.codes.dtype), bias.params)
     codes = np.rint(bias.codes.astype(np.float64) + shift / bias.params.scale.astype(np.float64))
     return QuantizedTensor(np.clip(codes, spec.qmin, spec.qmax).astype(bias.codes.dtype), bias.params)
 

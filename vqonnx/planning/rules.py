@@ -104,6 +104,7 @@ class PlanRules:
         overrides: By tensor name.
         floats: Nodes that must stay float, with the reason (the guard's findings).
         contrib: Write com.microsoft's QuantizeLinear and DequantizeLinear.
+        custom_ops: Write Vitis AI's.
         keep_clips: Keep a Relu or Clip where a range repeats it exactly.
         everything: Quantize light operators wherever the target has a kernel, not only between others.
         layers: Types of single nodes or operators; of patterns that choose the same node the last wins. Where types
@@ -125,6 +126,7 @@ class PlanRules:
     floats: Mapping[str, str] = field(default_factory=dict)
     keep_clips: bool = False
     contrib: bool = False
+    custom_ops: bool = False
     everything: bool = False
     layers: tuple[LayerTypes, ...] = ()
     unsigned_relu: bool = False

@@ -11,8 +11,10 @@ import onnx_ir as ir
 
 from vqonnx.core.granularity import Granularity, PerAxis, PerTensor
 from vqonnx.core.params import QuantizedTensor, QuantParams
+from vqonnx.core.positions import Refinement
+from vqonnx.core.qtype import Kind
 from vqonnx.core.solution import Solutions
-from vqonnx.core.spec import QuantSpec
+from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.graph.io import load
@@ -25,6 +27,7 @@ from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.planned import PlannedModel
 from vqonnx.quantizers.ranges import activation_params, not_finite, planned_params
+from vqonnx.quantizers.refinement import refined_plan
 from vqonnx.quantizers.types import QuantType
 from vqonnx.stages.emit import emit
 from vqonnx.stages.solve import solve
@@ -43,6 +46,7 @@ class BaseQuantizer(PlannedModel):
     Attributes:
         tensors_range: Range or statistic of each activation, by tensor name.
         solutions: The numbers; solved where None.
+        refinement: What was done about the device's rules on positions; None before ``refine``.
     """
 
     form: ClassVar[Form] = Form.QDQ
@@ -63,6 +67,9 @@ class BaseQuantizer(PlannedModel):
         nodes_to_exclude: Sequence[Pattern] | None = None,
         op_types_to_quantize: Sequence[str] | None = None,
         extra_options: Mapping[str, object] | None = None,
+        *,
+        calibrate_method: object = None,
+        quantized_tensor_type: Mapping[str, object] | None = None,
     ) -> None:
         options = QuantizerOptions.of(
             form=self.form,
@@ -74,11 +81,14 @@ class BaseQuantizer(PlannedModel):
             nodes_to_quantize=nodes_to_quantize,
             nodes_to_exclude=nodes_to_exclude,
             op_types_to_quantize=op_types_to_quantize,
+            calibrate_method=calibrate_method,
+            tensor_types=quantized_tensor_type,
             extra_options=extra_options,
         )
         super().__init__(model, options)
         self.tensors_range = dict(tensors_range or {})
         self.solutions: Solutions | None = None
+        self.refinement: Refinement | None = None
 
     def quantize_model(self) -> onnx.ModelProto:
         """The quantized model.
@@ -94,6 +104,20 @@ class BaseQuantizer(PlannedModel):
         if type(self).quantize_model is BaseQuantizer.quantize_model:
             return self._emitted()
         return load(self.quantize_model())
+
+    def refine(self, better: Mapping[str, QuantParams] | None = None) -> None:
+        """Move scales that are powers of two to where the device's rules hold, in ``plan``; no code exists yet.
+
+        Args:
+            better: Scales to begin with instead of those of ``calculate_quantization_params`` and ``constant_params``,
+                by key.
+
+        Raises:
+            OptionError: An activation has no range.
+            QuantRangeError: A range or a constant is not finite.
+        """
+        if self.options.rules.activation.grid is ScaleGrid.POWER_OF_TWO and self.refinement is None:
+            self.plan, self.refinement = refined_plan(self, self.options.positions, better)
 
     def solve(self) -> Solutions:
         """Every number of the plan, each from the method of this class that answers for it."""
@@ -146,10 +170,10 @@ class BaseQuantizer(PlannedModel):
             tensor = self._tensor_plan(name)
             qtype = QuantType.from_qtype((tensor.spec if tensor else self.options.rules.weight).qtype)
             if op_level_per_channel:
-                found.append(self.quantize_weight_per_channel(name, qtype, axis, reduce_range))
+                found.append(self.quantize_weight_per_channel(name, qtype, axis, reduce_range=reduce_range))
             else:
                 weight = onnx.numpy_helper.from_array(self.float_array(name), name)
-                found.append(self.quantize_initializer(weight, qtype, reduce_range))
+                found.append(self.quantize_initializer(weight, qtype, reduce_range=reduce_range))
         q_names, zp_names, scale_names = (list(names) for names in zip(*found, strict=True))
         return q_names, zp_names, scale_names, []
 
@@ -222,17 +246,20 @@ class BaseQuantizer(PlannedModel):
         scale = bias_scale(scales[0], scales[1], beta, tensor.repeats if tensor else 1)
         return self.store(bias_name, quantize_bias(self._finite_bias(bias_name), scale)).q_name
 
-    def constant_params(self, name: str, spec: QuantSpec) -> QuantParams:
-        """Scale and zero point of a constant: what the user gave, else those of the range of ``options.weight_method``.
+    def constant_params(self, name: str, spec: QuantSpec, method: RangeMethod | None = None) -> QuantParams:
+        """Scale and zero point of a constant: what the user gave, else those of its range.
 
         Args:
             name: The constant.
             spec: What its codes are to be.
+            method: How the range is chosen; by default as ``options.weight_method`` says.
 
         Raises:
             QuantRangeError: It holds NaN or infinite values.
         """
-        method, options = self.options.weight_method, self.options.ranges.options
+        if not spec.has_scale:
+            return QuantParams(np.ones((), np.float32), np.zeros((), spec.qtype.dtype), spec)
+        method, options = method or self.options.weight_method, self.options.ranges.options
         try:
             measured = constant_params(self.float_array(name), spec, method, options, self.scale_dtype(name))
         except QuantRangeError as error:
@@ -241,11 +268,19 @@ class BaseQuantizer(PlannedModel):
 
     def _emitted(self) -> ir.Model:
         if self.solutions is None:
+            self.refine()
             self.solutions = self.solve()
         return emit(self.model, self.current_plan(), self.solutions)
 
-    def _quantize_constant(self, name: str, spec: QuantSpec, keep_float: bool) -> Names:
-        array, params = self.float_array(name), self.constant_params(name, spec)
+    def _quantize_constant(
+        self, name: str, spec: QuantSpec, keep_float: bool, method: RangeMethod | None = None
+    ) -> Names:
+        array = self.float_array(name)
+        params = self.constant_params(name, spec) if method is None else self.constant_params(name, spec, method)
+        if not spec.has_scale:
+            rounded = array if keep_float or spec.qtype.kind is not Kind.FLOAT else quantize(array, params)
+            value = self.store(name, QuantizedTensor(rounded, params))
+            return value.q_name, value.zp_name, value.scale_name
         grown = on_grid(np.maximum(params.scale, self._least_scale(name, params)), spec.grid)
         params = replace(params, scale=grown.astype(params.scale.dtype))
         value = self.store(name, QuantizedTensor(array if keep_float else quantize(array, params), params))
@@ -274,4 +309,6 @@ class BaseQuantizer(PlannedModel):
         """The planned spec with what the caller asks for; the options' weight spec for an unplanned constant."""
         tensor = self._tensor_plan(name)
         spec = tensor.spec if tensor is not None else self.options.rules.weight
+        if qtype.qtype == spec.qtype and not spec.has_scale:
+            return spec
         return replace(spec, qtype=qtype.qtype, granularity=granularity, reduce_range=reduce_range)

@@ -1,7 +1,7 @@
 """``extra_options``, with the keys of onnxruntime.quantization, parsed once into typed values."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -35,7 +35,7 @@ class ExtraOptions:
     """The options, named as in onnxruntime.quantization but in this language's case.
 
     Attributes:
-        activation_symmetric: Centre the ranges of activations on zero.
+        activation_symmetric: Centre the ranges of activations on zero; None lets the target decide.
         weight_symmetric: Centre the ranges of weights; None lets the type decide (signed ones are).
         force_quantize_no_input_check: Quantize light operators too that stand between float ones.
         mat_mul_const_b_only: Leave a MatMul of two activations float.
@@ -53,7 +53,7 @@ class ExtraOptions:
         target: A target, or the name of one; vqonnx's own key ``Target``.
     """
 
-    activation_symmetric: bool = False
+    activation_symmetric: bool | None = None
     weight_symmetric: bool | None = None
     force_quantize_no_input_check: bool = False
     mat_mul_const_b_only: bool = False
@@ -91,8 +91,12 @@ _FIELDS = {
 }
 
 
-def parse_extra_options(raw: Mapping[str, object] | None) -> ExtraOptions:
+def parse_extra_options(raw: Mapping[str, object] | None, further: Collection[str] = ()) -> ExtraOptions:
     """Read ``extra_options``; the caller's dictionary is not changed.
+
+    Args:
+        raw: By key.
+        further: Keys that other modules read, for messages.
 
     Raises:
         OptionError: A key is unknown or not supported yet, or a value has the wrong type.
@@ -102,9 +106,10 @@ def parse_extra_options(raw: Mapping[str, object] | None) -> ExtraOptions:
         if key in _FIELDS:
             given[_FIELDS[key]] = parse_overrides(value) if key == "TensorQuantOverrides" else value
         elif key not in _LATER:
-            known = [*_FIELDS, *_LATER]
+            known = [*_FIELDS, *_LATER, *further]
+            listed = ", ".join(sorted({*_FIELDS, *further}))
             raise OptionError(
-                f"extra_options: {key!r} is no option{nearest(key, known)}. Known are {', '.join(sorted(_FIELDS))}.",
+                f"extra_options: {key!r} is no option{nearest(key, known)}. Known are {listed}.",
                 option=key,
             )
         elif value != _LATER[key]:

@@ -39,6 +39,9 @@ class ONNXQuantizer(BaseQuantizer):
         nodes_to_exclude: Sequence[Pattern] | None = None,
         op_types_to_quantize: Sequence[str] | None = None,
         extra_options: Mapping[str, object] | None = None,
+        *,
+        calibrate_method: object = None,
+        quantized_tensor_type: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -51,11 +54,21 @@ class ONNXQuantizer(BaseQuantizer):
             nodes_to_exclude,
             op_types_to_quantize,
             extra_options,
+            calibrate_method=calibrate_method,
+            quantized_tensor_type=quantized_tensor_type,
         )
-        self.mode = QuantizationMode.of(mode)
-        self.static = static
-        if self.mode is not QuantizationMode.QLinearOps or not static:
-            raise OptionError(
-                "mode: ONNXQuantizer writes static models only: QuantizationMode.QLinearOps with static=True.",
-                option="mode",
-            )
+        self.mode, self.static = check_static(type(self).__name__, mode, static)
+
+
+def check_static(name: str, mode: QuantizationMode, static: bool) -> tuple[QuantizationMode, bool]:
+    """The mode and the flag of a class that writes static models only.
+
+    Raises:
+        OptionError: A mode of dynamic quantization is asked for.
+    """
+    found = QuantizationMode.of(mode)
+    if found is not QuantizationMode.QLinearOps or not static:
+        raise OptionError(
+            f"mode: {name} writes static models only: QuantizationMode.QLinearOps with static=True.", option="mode"
+        )
+    return found, static

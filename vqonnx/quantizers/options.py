@@ -1,17 +1,24 @@
 """All options of the quantizer classes, typed, in one frozen value."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
-from vqonnx.core.spec import QuantSpec, RangeMethod
+from vqonnx.core.positions import PositionRule
+from vqonnx.core.qtype import FLOAT32, INT8, INT16, Kind
+from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.core.target import Form, Target
+from vqonnx.errors import OptionError
 from vqonnx.kernels.ranges import RangeOptions
-from vqonnx.planning.rules import Pattern, PlanRules, Selection
+from vqonnx.planning.layer_types import with_qtype
+from vqonnx.planning.rules import Override, Pattern, PlanRules, Selection
 from vqonnx.quantizers.extra_options import ExtraOptions, parse_extra_options
 from vqonnx.quantizers.ranges import RangeRules
-from vqonnx.quantizers.types import QuantType
+from vqonnx.quantizers.types import PowerOfTwoMethod, QuantType
+from vqonnx.quantizers.vitis_options import KNOWN, VitisOptions, parse_vitis_options, range_method, split_options
 from vqonnx.runtime.machine import cpu_target_name
+from vqonnx.stages.adapt import Adaptation
+from vqonnx.stages.layer_equalization import Equalization
 from vqonnx.targets.registry import get_target
 
 DEFAULT_METHODS = (RangeMethod.MSE, RangeMethod.MEAN)
@@ -30,6 +37,9 @@ class QuantizerOptions:
         weight_method: How the ranges of weights are chosen.
         moving_average: Weight of a new sample in a moving average.
         grow_weight_scale: Grow a weight's scale where the bias would not fit int32.
+        adaptation: What is done to the float model first.
+        equalizations: Ways to equalize layers, of which held-back samples choose one.
+        positions: Rules on positions that hold in the result.
     """
 
     target: Target
@@ -39,6 +49,9 @@ class QuantizerOptions:
     weight_method: RangeMethod = RangeMethod.MIN_MAX
     moving_average: float = 0.01
     grow_weight_scale: bool = True
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    equalizations: tuple[Equalization, ...] = (Equalization.NONE,)
+    positions: tuple[PositionRule, ...] = ()
 
     @classmethod
     def of(
@@ -53,24 +66,35 @@ class QuantizerOptions:
         nodes_to_quantize: Sequence[Pattern] | None = None,
         nodes_to_exclude: Sequence[Pattern] | None = None,
         op_types_to_quantize: Sequence[str] | None = None,
-        method: RangeMethod | None = None,
+        calibrate_method: object = None,
+        tensor_types: Mapping[str, object] | None = None,
         extra_options: Mapping[str, object] | None = None,
     ) -> Self:
         """Parse the arguments of a quantizer class; None leaves a choice to the target.
 
+        ``calibrate_method`` is a member of ``CalibrationMethod`` or ``PowerOfTwoMethod``, or the name of one;
+        ``tensor_types`` has the element types of single tensors, by name.
+
         Raises:
             OptionError: An option is unknown, or a value makes no sense.
         """
-        extra = parse_extra_options(extra_options)
+        own, others = split_options(extra_options)
+        extra = parse_extra_options(others, KNOWN)
         device = resolve_target(extra.target if extra.target is not None else target)
-        methods = _methods(method, extra)
+        _check_family(device, own)
+        vitis = parse_vitis_options(own)
+        _check_granularity(device, per_channel)
+        methods = _methods(calibrate_method, extra, vitis)
+        grid = _grid(device, calibrate_method, vitis)
+        if grid is ScaleGrid.POWER_OF_TWO and calibrate_method is None:
+            methods = (RangeMethod.MSE,)
         rules = PlanRules(
-            activation=_activation_spec(device, activation_type, extra),
-            weight=_weight_spec(device, weight_type, reduce_range, extra),
+            activation=replace(_activation_spec(device, activation_type, extra), grid=grid),
+            weight=replace(_weight_spec(device, weight_type, reduce_range, extra), grid=grid),
             form=form,
             per_channel=device.per_channel if per_channel is None else per_channel,
             quantize_bias=device.bias and extra.quantize_bias,
-            own_bias=device.own_bias,
+            own_bias=_own_bias(device, weight_type, grid, vitis),
             dynamic_matmul=not extra.mat_mul_const_b_only,
             method=methods[0],
             selection=Selection(
@@ -78,13 +102,18 @@ class QuantizerOptions:
                 exclude=tuple(nodes_to_exclude or ()),
                 op_types=tuple(op_types_to_quantize or ()),
             ),
-            overrides=extra.tensor_quant_overrides,
+            overrides=_with_types(extra.tensor_quant_overrides, tensor_types or {}),
             keep_clips=extra.qdq_keep_removable_activations,
             contrib=extra.use_qdq_contrib_ops,
+            custom_ops=vitis.custom_ops,
             everything=extra.force_quantize_no_input_check,
+            layers=vitis.layers,
+            unsigned_relu=vitis.unsigned_relu,
+            activations=vitis.activations,
         )
+        percentile = RangeOptions(percentile=extra.calib_percentile)
         ranges = RangeRules(
-            options=RangeOptions(percentile=extra.calib_percentile),
+            options=percentile if vitis.ranges == RangeOptions() else vitis.ranges,
             symmetric=extra.calib_tensor_range_symmetric,
             least_range=extra.minimum_real_range or 0.0,
         )
@@ -93,8 +122,13 @@ class QuantizerOptions:
             rules=rules,
             methods=methods,
             ranges=ranges,
+            weight_method=vitis.weight_method
+            or (RangeMethod.MSE if grid is ScaleGrid.POWER_OF_TWO else RangeMethod.MIN_MAX),
             moving_average=extra.calib_moving_average_constant,
             grow_weight_scale=not extra.qdq_disable_weight_adjust_for_int32_bias,
+            adaptation=vitis.adaptation_for(device) if device.family == "vitis" else Adaptation(),
+            equalizations=vitis.equalizations if device.family == "vitis" else (Equalization.NONE,),
+            positions=vitis.positions_for(device) if grid is ScaleGrid.POWER_OF_TWO else (),
         )
 
 
@@ -105,17 +139,70 @@ def resolve_target(target: Target | str) -> Target:
     return get_target(cpu_target_name() if target == "cpu" else target)
 
 
-def _methods(method: RangeMethod | None, extra: ExtraOptions) -> tuple[RangeMethod, ...]:
-    if extra.calib_moving_average and method in (None, RangeMethod.MIN_MAX):
+def _check_family(device: Target, given: Mapping[str, object]) -> None:
+    if given and device.family != "vitis":
+        key = next(iter(given))
+        raise OptionError(
+            f"extra_options: {key!r} is an option of the targets for AMD's NPU, and the target is {device.name!r}. "
+            "Choose target='vitis', 'vitis-npu-cnn' or 'vitis-npu-transformer', or leave it out.",
+            option=key,
+        )
+
+
+def _check_granularity(device: Target, per_channel: bool | None) -> None:
+    if per_channel and device.positions:
+        raise OptionError(
+            f"per_channel: target {device.name} shifts whole tensors, so that a weight has one scale. Leave it out, or "
+            "choose target='vitis'.",
+            option="per_channel",
+        )
+
+
+def _methods(method: object, extra: ExtraOptions, vitis: VitisOptions) -> tuple[RangeMethod, ...]:
+    if is_power_of_two(method):
+        return (PowerOfTwoMethod.of(method).method(vitis.mode),)
+    found = None if method is None else range_method(method)
+    if extra.calib_moving_average and found in (None, RangeMethod.MIN_MAX):
         return (RangeMethod.MOVING_AVERAGE,)
-    return DEFAULT_METHODS if method is None else (method,)
+    return DEFAULT_METHODS if found is None else (found,)
+
+
+def _grid(device: Target, method: object, vitis: VitisOptions) -> ScaleGrid:
+    """The values that scales may take: the target's, unless the method or an option names others."""
+    if vitis.int16_scale:
+        return ScaleGrid.INT16
+    return ScaleGrid.POWER_OF_TWO if is_power_of_two(method) else device.activation.grid
+
+
+def is_power_of_two(method: object) -> bool:
+    """Whether a range method is one of ``PowerOfTwoMethod``, or the name of one."""
+    return str(getattr(method, "name", method)) in PowerOfTwoMethod.__members__
+
+
+def _own_bias(device: Target, weight_type: object, grid: ScaleGrid, vitis: VitisOptions) -> QuantSpec | None:
+    """What biases become where they have scales of their own; 16-bit floats where weights are those."""
+    if weight_type is not None and not (spec := with_qtype(device.weight, QuantType.of(weight_type).qtype)).has_scale:
+        return spec if spec.qtype.kind is Kind.FLOAT else replace(spec, qtype=FLOAT32)
+    if vitis.int32_bias or (vitis.int32_bias is None and not vitis.int16_bias and device.own_bias is None):
+        return None
+    spec = device.own_bias or replace(device.weight, qtype=INT8, symmetric=True)
+    return replace(spec, qtype=INT16 if vitis.int16_bias else spec.qtype, grid=grid)
+
+
+def _with_types(overrides: Mapping[str, Override], types: Mapping[str, object]) -> dict[str, Override]:
+    """The overrides with the types of single tensors; what an override itself says wins."""
+    found = dict(overrides)
+    for name, qtype in types.items():
+        override = found.get(name, Override())
+        found[name] = replace(override, qtype=override.qtype or QuantType.of(qtype).qtype)
+    return found
 
 
 def _activation_spec(target: Target, asked: object, extra: ExtraOptions) -> QuantSpec:
     spec = target.activation
     if asked is not None:
-        spec = replace(spec, qtype=QuantType.of(asked).qtype)
-    return replace(spec, symmetric=True) if extra.activation_symmetric else spec
+        spec = with_qtype(spec, QuantType.of(asked).qtype)
+    return spec if extra.activation_symmetric is None else replace(spec, symmetric=extra.activation_symmetric)
 
 
 def _weight_spec(target: Target, asked: object, reduce_range: bool | None, extra: ExtraOptions) -> QuantSpec:

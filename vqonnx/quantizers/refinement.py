@@ -1,17 +1,20 @@
 """Positions that a fixed-point device accepts, from the numbers that a quantizer's methods give."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from vqonnx.calibration.statistics.histogram import Histogram
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan, Role
 from vqonnx.core.positions import PositionRule, Refinement
 from vqonnx.planning.position_nodes import position_key
-from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.stages.refine import refine_positions
 
+if TYPE_CHECKING:
+    from vqonnx.quantizers.base import BaseQuantizer
 
-def start_params(quantizer: BaseQuantizer) -> dict[str, QuantParams]:
+
+def start_params(quantizer: "BaseQuantizer") -> dict[str, QuantParams]:
     """Scale and zero point of every tensor with a position, by key, before any move.
 
     From ``calculate_quantization_params`` and ``constant_params``, so that overrides of both count.
@@ -29,7 +32,7 @@ def start_params(quantizer: BaseQuantizer) -> dict[str, QuantParams]:
 
 
 def refined_plan(
-    quantizer: BaseQuantizer, rules: Sequence[PositionRule], better: Mapping[str, QuantParams] | None = None
+    quantizer: "BaseQuantizer", rules: Sequence[PositionRule], better: Mapping[str, QuantParams] | None = None
 ) -> tuple[Plan, Refinement]:
     """The quantizer's plan with every position where the device's rules hold; no code has been made yet.
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vqonnx.core.plan import Skip
+from vqonnx.core.positions import Shift
 from vqonnx.report.figures import Level, Verification
 from vqonnx.report.warnings import find_warnings
 from vqonnx.report.weights import WeightFigures
@@ -69,6 +70,9 @@ class Report:
         samples: Calibration samples used; those held back are in ``verification``.
         min_sqnr_db: Outputs below this are warned about.
         notes: Remarks of the stages, for the reader.
+        positions: -log2 of the scale of each tensor where a device's rules look at it, by tensor.
+        shifts: Each of these rules at each node that it holds for, with its slack.
+        planned: The operator of each node that the device runs in the planned types, by name, in graph order.
     """
 
     version: str
@@ -84,6 +88,14 @@ class Report:
     samples: int = 0
     min_sqnr_db: float = 10.0
     notes: tuple[str, ...] = ()
+    positions: Mapping[str, int] = field(default_factory=dict)
+    shifts: tuple[Shift, ...] = ()
+    planned: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def violations(self) -> tuple[Shift, ...]:
+        """The rules that do not hold."""
+        return tuple(shift for shift in self.shifts if shift.slack < 0)
 
     @property
     def verified(self) -> bool:
@@ -103,4 +115,5 @@ class Report:
         """What the user should know before using the result, worst first; it follows from the other fields."""
         if not self.quantized:
             return (_NOTHING_QUANTIZED, *self.notes)
-        return (*find_warnings(self.verification, self.min_sqnr_db), *self.notes)
+        broken = tuple(f"the device's rule {shift} does not hold" for shift in self.violations)
+        return (*broken, *find_warnings(self.verification, self.min_sqnr_db), *self.notes)

@@ -57,6 +57,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "speed", _speed(verification)
     yield "verified", f"{verification.level.value}; {report.samples} samples used, {verification.samples} held back"
     yield "bias", _bias(report)
+    yield "positions", _positions(report)
     yield "seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
 
 
@@ -120,6 +121,18 @@ def _speed(verification: Verification) -> str:
     threads = f"{latency.threads} thread{'s' * (latency.threads > 1)}" if latency.threads else "default threads"
     before, after = (f"{seconds * 1e3:.3g} ms" for seconds in (latency.float_seconds, latency.quantized_seconds))
     return f"{before} -> {after}, {latency.speedup:.2f} x as fast ({threads}, median of {latency.runs} runs)"
+
+
+def _positions(report: Report) -> str:
+    """``"201 tensors at positions -1..8; 240 rules hold, the tightest with a slack of 0"``."""
+    if not report.positions:
+        return ""
+    found = report.positions.values()
+    text = f"{len(found)} tensors at positions {min(found)}..{max(found)}"
+    if not report.shifts:
+        return text
+    broken, tightest = len(report.violations), min(shift.slack for shift in report.shifts)
+    return f"{text}; {len(report.shifts) - broken} of {len(report.shifts)} rules hold, least slack {tightest}"
 
 
 def _bias(report: Report) -> str:

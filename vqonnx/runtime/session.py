@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -83,6 +84,14 @@ def open_session(
     # ORT uses the memory of these arrays and does not own it.
     session.vqonnx_tensors = values
     return session
+
+
+def as_fed(array: np.ndarray) -> Any:
+    """An array as a session takes it: numpy knows no bfloat16, so that one goes in as ONNX Runtime's own value."""
+    if array.dtype != ml_dtypes.bfloat16:
+        return array
+    bits = np.ascontiguousarray(array).view(np.uint16)
+    return onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type(bits, int(ir.DataType.BFLOAT16))
 
 
 def _handed_over(model: ir.Model, settings: Any) -> tuple[bytes, dict[str, Any]]:

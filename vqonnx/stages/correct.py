@@ -25,7 +25,7 @@ from vqonnx.graph.segments import Segment, segments
 from vqonnx.graph.walk import nodes_by_name, values_by_name
 from vqonnx.kernels.bias import shifted_bias
 from vqonnx.progress import Progress, silent
-from vqonnx.runtime.session import open_session
+from vqonnx.runtime.session import as_fed, open_session
 from vqonnx.stages.emit import emit
 from vqonnx.stages.observe import ObserveOptions, observe
 
@@ -144,14 +144,15 @@ def _results(quantized: ir.Model, layers: Iterable[Layer]) -> dict[ir.Value, Lay
     values = values_by_name(quantized)
     codes: dict[str, ir.Value] = {}
     for value in values.values():
-        dequantizer = value.producer()
-        if KEY in value.meta and dequantizer is not None and dequantizer.inputs[0] is not None:
-            codes[value.meta[KEY]] = dequantizer.inputs[0]
+        maker = value.producer()
+        if KEY in value.meta and maker is not None:
+            source = maker.inputs[0] if _is_activation_dequantizer(maker) else value
+            codes[value.meta[KEY]] = value if source is None else source
     return {values[layer.result] if layer.key is None else codes[layer.key]: layer for layer in layers}
 
 
 def _is_activation_dequantizer(node: ir.Node) -> bool:
-    return KEY in node.outputs[0].meta
+    return KEY in node.outputs[0].meta and node.op_type.endswith("DequantizeLinear")
 
 
 class _Run:
@@ -191,7 +192,7 @@ class _Run:
     def _outputs(self, session: "InferenceSession", segment: Segment, bias: Array) -> list[list[Array]]:
         """A column of samples for each output."""
         inputs = [value.name or "" for value in segment.inputs]
-        fed = {session.get_inputs()[-1].name: bias}
+        fed = {session.get_inputs()[-1].name: as_fed(bias)}
         rows = [
             session.run(None, dict(zip(inputs, row, strict=True)) | fed)
             for row in zip(*(self._known[value] for value in segment.inputs), strict=True)
@@ -211,7 +212,7 @@ def _means(column: Sequence[Array], layer: Layer, solutions: Solutions) -> Means
     total = empty
     for array in column:
         total = total.merge(empty.of(array))
-    if layer.key is None:
+    params = None if layer.key is None else solutions.params(layer.key)
+    if params is None or not params.spec.has_scale:
         return total.means
-    params = solutions.params(layer.key)
     return (total.means - float(params.zero_point)) * float(params.scale)

@@ -55,6 +55,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         form=rules.form,
         keep_clips=rules.keep_clips,
         contrib=rules.contrib or _above(target, model),
+        custom_ops=rules.custom_ops,
     )
     own_bias = rules.own_bias if rules.form is Form.QDQ else None
     return plan if own_bias is None else with_own_bias_scales(plan, own_bias)

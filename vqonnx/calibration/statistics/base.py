@@ -52,8 +52,8 @@ class Statistic(abc.ABC):
     @property
     def is_empty(self) -> bool:
         """Whether no finite element was observed; False where the statistic keeps no ends."""
-        fields = self.arrays()
-        return bool(fields.get("low", 0) > fields.get("high", 0))
+        ends = self.arrays()
+        return "low" in ends and bool(np.greater(ends["low"], ends["high"]))
 
     def arrays(self) -> dict[str, Array]:
         """Every field as an array; ``from_arrays`` is the inverse, to the last bit."""

@@ -1,0 +1,256 @@
+"""``extra_options`` that AMD Quark's flow knows and onnxruntime.quantization does not, parsed into typed values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vqonnx.core.positions import PositionRule
+from vqonnx.core.spec import RangeMethod
+from vqonnx.core.target import Target
+from vqonnx.errors import OptionError, nearest
+from vqonnx.kernels.ranges import RangeOptions
+from vqonnx.planning.rules import LayerTypes
+from vqonnx.quantizers.types import CalibrationMethod, PowerOfTwoMethod, QuantType
+from vqonnx.stages.adapt import Adaptation
+from vqonnx.stages.layer_equalization import Equalization
+from vqonnx.transforms.dpu_simulation import DpuSimulation
+
+_SIMULATIONS = {
+    "ConvertLeakyReluToDPUVersion": "leaky_relu",
+    "ConvertSigmoidToHardSigmoid": "sigmoid",
+    "ConvertHardSigmoidToDPUVersion": "hard_sigmoid",
+    "ConvertAvgPoolToDPUVersion": "average_pool",
+    "ConvertReduceMeanToDPUVersion": "reduce_mean",
+    "ConvertClipToDPUVersion": "clip",
+    "ConvertSoftmaxToDPUVersion": "softmax",
+}
+_PASSES = {
+    "ConvertFP16ToFP32": "half_to_float",
+    "ConvertNCHWToNHWC": "channels_last",
+    "ConvertBNToConv": "batch_norms",
+    "ConvertSplitToSlice": "splits",
+    "SplitLargeKernelPool": "large_pools",
+    "FuseGelu": "gelus",
+    "FuseLayerNorm": "layer_norms",
+    "FuseInstanceNorm": "instance_norms",
+    "FuseL2Norm": "l2_norms",
+    "CopyBiasInit": "own_biases",
+    "ReplaceClip6Relu": "relus",
+}
+_DEFAULT_PASSES = Adaptation(
+    batch_norms=True, splits=True, large_pools=True, gelus=True, layer_norms=True, instance_norms=True, l2_norms=True,
+    own_biases=True,
+)  # fmt: skip
+_RULES = (
+    "AlignConcat", "AlignPool", "AlignPad", "AlignSlice", "AlignTranspose", "AlignReshape", "AdjustShiftRead",
+    "AdjustShiftWrite", "AdjustShiftCut", "AdjustShiftBias", "AdjustHardSigmoid", "AdjustShiftSwish",
+)  # fmt: skip
+_EQUALIZATIONS: Mapping[object, tuple[Equalization, ...]] = {
+    "auto": (Equalization.NONE, Equalization.THROUGH_CLIPS),
+    True: (Equalization.THROUGH_CLIPS,),
+    False: (Equalization.NONE,),
+    **{one.value: (one,) for one in Equalization},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VitisOptions:
+    """The options; None leaves a choice to the target.
+
+    Attributes:
+        int32_bias: ``Int32Bias``: int32 on the accumulator's scale, or else what ``int16_bias`` says.
+        int16_bias: ``Int16Bias``: biases are int16 with scales of their own, not int8.
+        unsigned_relu: ``UseUnsignedReLU``.
+        activations: Not ``WeightsOnly``.
+        custom_ops: ``UseQDQVitisCustomOps``: write ExtendedQuantizeLinear and ExtendedDequantizeLinear.
+        int16_scale: ``Int16Scale``: scales are M * 2^-N.
+        mode: ``MinMSEModePof2Scale``; see ``PowerOfTwoMethod.method``.
+        weight_method: ``WeightCalibrateMethod``: a method's name.
+        ranges: ``Percentile``, ``PercentileCandidates``, ``LWPMetric`` ("mae" or "mse").
+        adaptation: The transforms of the float model.
+        simulate: ``SimulateDPU``.
+        limits: ``NPULimitationCheck``: whether the device's rules on positions are kept.
+        rules: Single rules switched on or off, by option.
+        layers: ``LayerTypes``: ``{pattern: {"activation_type": …, "weight_type": …}}``.
+        equalizations: ``IncludeCLE``: True, False, or "auto": what held-back samples prefer.
+    """
+
+    int32_bias: bool | None = None
+    int16_bias: bool = False
+    unsigned_relu: bool = False
+    activations: bool = True
+    custom_ops: bool = False
+    int16_scale: bool = False
+    mode: str = "All"
+    weight_method: RangeMethod | None = None
+    ranges: RangeOptions = RangeOptions()  # noqa: RUF009 - frozen
+    adaptation: Adaptation = _DEFAULT_PASSES
+    simulate: bool | None = None
+    limits: bool = True
+    rules: Mapping[str, bool] = field(default_factory=dict)
+    layers: tuple[LayerTypes, ...] = ()
+    equalizations: tuple[Equalization, ...] = _EQUALIZATIONS["auto"]
+
+    def positions_for(self, target: Target) -> tuple[PositionRule, ...]:
+        """The target's rules that are to hold."""
+        rules = target.positions if self.limits else ()
+        return tuple(rule for rule in rules if self.rules.get(rule.option, rule.default))
+
+    def adaptation_for(self, target: Target) -> Adaptation:
+        """The transforms, with the device's arithmetic where its rules are to hold, or it is asked for."""
+        simulate = bool(target.positions) if self.simulate is None else self.simulate
+        return self.adaptation if simulate else replace(self.adaptation, simulation=None)
+
+
+def split_options(raw: Mapping[str, object] | None) -> tuple[dict[str, object], dict[str, object]]:
+    """The options of this module, and the others."""
+    given = dict(raw or {})
+    own = {key: given.pop(key) for key in list(given) if key in KNOWN}
+    return own, given
+
+
+def parse_vitis_options(given: Mapping[str, object]) -> VitisOptions:
+    """Read the options of this module.
+
+    Raises:
+        OptionError: A value has the wrong type.
+    """
+    passes = {name: _flag(key, given[key]) for key, name in _PASSES.items() if key in given}
+    parts = {name: _flag(key, given[key]) for key, name in _SIMULATIONS.items() if key in given}
+    adaptation = replace(
+        _DEFAULT_PASSES,
+        **passes,  # type: ignore[arg-type]  # flags all
+        **{name: read(key, given[key]) for key, (name, read) in _ADAPTED.items() if key in given},  # type: ignore[arg-type]
+        simulation=DpuSimulation(**parts),
+    )
+    ranges = {name: read(key, given[key]) for key, (name, read) in _RANGES.items() if key in given}
+    single = {name: read(key, given[key]) for key, (name, read) in _SINGLE.items() if key in given}
+    return VitisOptions(
+        adaptation=adaptation,
+        ranges=RangeOptions(**ranges),  # type: ignore[arg-type]  # checked by the readers
+        rules={key: _flag(key, given[key]) for key in _RULES if key in given},
+        **single,  # type: ignore[arg-type]
+    )
+
+
+def _flag(key: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise _wrong(key, "True or False", value)
+    return bool(value)
+
+
+def _not(key: str, value: object) -> bool:
+    return not _flag(key, value)
+
+
+def _number(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise _wrong(key, "a number", value)
+    return float(value)
+
+
+def _whole(key: str, value: object) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise _wrong(key, "a whole number", value)
+    return value
+
+
+def _numbers(key: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise _wrong(key, "a list of numbers", value)
+    return tuple(_number(key, one) for one in value)
+
+
+def _names(key: str, value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise _wrong(key, "a list of operators", value)
+    return tuple(map(str, value))
+
+
+def _mapping(key: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise _wrong(key, "a dictionary", value)
+    return value
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong(key, "a name", value)
+    return value
+
+
+def _metric(key: str, value: object) -> bool:
+    if value not in ("mae", "mse"):
+        raise _wrong(key, "'mae' or 'mse'", value)
+    return value == "mse"
+
+
+def _method(key: str, value: object) -> RangeMethod:
+    del key
+    return range_method(value)
+
+
+def _equalizations(key: str, value: object) -> tuple[Equalization, ...]:
+    if not isinstance(value, (bool, str)) or value not in _EQUALIZATIONS:
+        raise _wrong(key, "True, False or " + ", ".join(repr(k) for k in _EQUALIZATIONS if isinstance(k, str)), value)
+    return _EQUALIZATIONS[value]
+
+
+def _layers(key: str, value: object) -> tuple[LayerTypes, ...]:
+    known = ("activation_type", "weight_type")
+    found = []
+    for pattern, types in _mapping(key, value).items():
+        for name in _mapping(key, types):
+            if name not in known:
+                raise OptionError(
+                    f"extra_options: {key!r} has no type {name!r} for {pattern!r}{nearest(name, known)}.", option=key
+                )
+        given = {name: QuantType.of(one).qtype for name, one in _mapping(key, types).items()}
+        found.append(
+            LayerTypes(pattern=pattern, activation=given.get("activation_type"), weight=given.get("weight_type"))
+        )
+    return tuple(found)
+
+
+def range_method(value: object) -> RangeMethod:
+    """The range method that a member of ``CalibrationMethod`` or ``PowerOfTwoMethod``, or its name, stands for."""
+    name = str(getattr(value, "name", value))
+    if name in PowerOfTwoMethod.__members__:
+        return PowerOfTwoMethod[name].method()
+    return CalibrationMethod.of(value).method
+
+
+def _wrong(key: str, taken: str, value: object) -> OptionError:
+    return OptionError(f"extra_options: {key!r} takes {taken}, got {value!r}.", option=key)
+
+
+_Read = Callable[[str, object], object]
+_ADAPTED: Mapping[str, tuple[str, _Read]] = {
+    "ConvertOpsetVersion": ("opset", _whole),
+    "FixShapes": ("sizes", _mapping),
+    "CopySharedInit": ("own_constants", _names),
+}
+_RANGES: Mapping[str, tuple[str, _Read]] = {
+    "Percentile": ("percentile", _number),
+    "PercentileCandidates": ("percentiles", _numbers),
+    "LWPMetric": ("squared", _metric),
+}
+_SINGLE: Mapping[str, tuple[str, _Read]] = {
+    "Int32Bias": ("int32_bias", _flag),
+    "Int16Bias": ("int16_bias", _flag),
+    "UseUnsignedReLU": ("unsigned_relu", _flag),
+    "WeightsOnly": ("activations", _not),
+    "UseQDQVitisCustomOps": ("custom_ops", _flag),
+    "Int16Scale": ("int16_scale", _flag),
+    "MinMSEModePof2Scale": ("mode", _text),
+    "WeightCalibrateMethod": ("weight_method", _method),
+    "SimulateDPU": ("simulate", _flag),
+    "NPULimitationCheck": ("limits", _flag),
+    "LayerTypes": ("layers", _layers),
+    "IncludeCLE": ("equalizations", _equalizations),
+}
+KNOWN = frozenset({*_PASSES, *_SIMULATIONS, *_RULES, *_ADAPTED, *_RANGES, *_SINGLE})
+"""The keys of this module."""
