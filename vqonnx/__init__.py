@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vqonnx.version import __version__
 
 if TYPE_CHECKING:
+    from vqonnx.api.convert import Conversion, convert_weights
     from vqonnx.api.dynamic import quantize_dynamic
     from vqonnx.api.static import plan, quantize_static
     from vqonnx.api.weights import quantize_weight_only
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         RTNWeightOnlyQuantConfig,
         WeightOnlyQuantConfig,
     )
-    from vqonnx.convert import Conversion, convert_weights
     from vqonnx.core.plan import Plan
     from vqonnx.core.spec import QuantSpec
     from vqonnx.core.target import Kernel, OpSupport, Target
@@ -45,7 +45,7 @@ _HOMES = {
     "AWQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "BaseQuantizer": "vqonnx.quantizers.base",
     "CalibrationMethod": "vqonnx.quantizers.types",
-    "Conversion": "vqonnx.convert",
+    "Conversion": "vqonnx.api.convert",
     "DefaultWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "GPTQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "HQQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
@@ -68,7 +68,7 @@ _HOMES = {
     "Target": "vqonnx.core.target",
     "VqonnxError": "vqonnx.errors",
     "WeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
-    "convert_weights": "vqonnx.convert",
+    "convert_weights": "vqonnx.api.convert",
     "plan": "vqonnx.api.static",
     "quantize_dynamic": "vqonnx.api.dynamic",
     "quantize_static": "vqonnx.api.static",

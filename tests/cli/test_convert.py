@@ -6,9 +6,9 @@ from typer.testing import CliRunner
 from models.registry import load as load_cases
 from tests.emitters.packing import pack_model
 from tests.emitters.test_matmul_nbits import normal, product
+from vqonnx.api.convert import convert_weights
 from vqonnx.cli.convert import Form
 from vqonnx.cli.main import app
-from vqonnx.convert import convert_weights
 from vqonnx.core.weight_plan import WeightForm
 from vqonnx.graph.io import load, save
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from models import weights as cases
 from models.digits import MODEL
-from tests.packing import bfloat16_product, decoder_samples
+from tests.flows.packing import bfloat16_product, decoder_samples
 from vqonnx.algorithms.base import algorithms
 from vqonnx.cli.arguments import key_values, layer_settings
 from vqonnx.cli.main import app

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from vqonnx.calibration.samples import Samples
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.weight_plan import CodebookSpec, WeightForm
+from vqonnx.flows.packing import Packing, WeightOnlyJob, Written
 from vqonnx.graph.io import load, save
-from vqonnx.packing import Packing, WeightOnlyJob, Written
 from vqonnx.planning.rules import Selection
 from vqonnx.planning.weight_rules import WeightRules
 from vqonnx.stages.verify_weights import verify_layers

@@ -8,8 +8,8 @@ from typing import Literal
 
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.target import Target
-from vqonnx.dynamic import DynamicJob, quantize_file
 from vqonnx.errors import OptionError
+from vqonnx.flows.dynamic import DynamicJob, quantize_file
 from vqonnx.graph.io import ModelSource
 from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress

@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeVar
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
 from vqonnx.core.target import Form, Target
-from vqonnx.drafting import Correction, StaticJob
 from vqonnx.errors import OptionError, nearest
+from vqonnx.flows.drafting import Correction, StaticJob
+from vqonnx.flows.static import quantize_file
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress
@@ -29,7 +30,6 @@ from vqonnx.report.model import Report
 from vqonnx.stages.adapt import adapt, adapt_border, approximate
 from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import prepare
-from vqonnx.static import quantize_file
 
 T = TypeVar("T")
 

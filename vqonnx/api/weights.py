@@ -10,14 +10,14 @@ from vqonnx.calibration.readers import Reader
 from vqonnx.core.blocks import PER_CHANNEL, BlockSpec
 from vqonnx.core.weight_plan import CODEBOOKS, CodebookSpec, WeightForm
 from vqonnx.errors import OptionError, nearest
+from vqonnx.flows.packing import WeightOnlyJob
+from vqonnx.flows.weight_only import pack_file
 from vqonnx.graph.io import ModelSource
-from vqonnx.packing import WeightOnlyJob
 from vqonnx.planning.rules import Pattern, Selection
 from vqonnx.planning.weight_rules import LayerOverride, WeightRules
 from vqonnx.progress import Progress, terminal_progress
 from vqonnx.report.figures import Level
 from vqonnx.report.model import Report
-from vqonnx.weight_only import pack_file
 
 Format: TypeAlias = Literal["matmul_nbits", "qdq", "nf4", "fp4", "channel_qdq"]
 

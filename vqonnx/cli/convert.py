@@ -43,8 +43,8 @@ def convert(
     replaces OUTPUT. Models of other tools are taken too. Embedding tables (GatherBlockQuantized) and code books
     (MatMulBnb4) have no other form and stay.
     """
+    from vqonnx.api.convert import convert_weights
     from vqonnx.cli.output import stdout
-    from vqonnx.convert import convert_weights
 
     done = convert_weights(
         model, output, to=to.value, accuracy_level=accuracy_level, verify=True if load else "checker"

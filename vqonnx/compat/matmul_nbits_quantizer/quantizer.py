@@ -19,10 +19,10 @@ from vqonnx.compat.node_names import append_bits
 from vqonnx.core.plan import Skip
 from vqonnx.core.weight_plan import WeightForm
 from vqonnx.errors import OptionError
+from vqonnx.flows.packing import Packing, WeightOnlyJob
 from vqonnx.graph.io import load
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.versions import least_ir_version
-from vqonnx.packing import Packing, WeightOnlyJob
 from vqonnx.planning.layers import LAYER_OPERATORS
 from vqonnx.planning.rules import Pattern, Selection
 from vqonnx.progress import Progress, silent

@@ -7,8 +7,8 @@ from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.solved_weight import SolvedWeight
 from vqonnx.core.weight_plan import WeightPlan
 from vqonnx.errors import OptionError, QuantRangeError, nearest
+from vqonnx.flows.packing import Packing
 from vqonnx.kernels.block_errors import weight_errors
-from vqonnx.packing import Packing
 from vqonnx.planning.layers import Layer
 from vqonnx.stages.weight_store import SolvedWeights
 

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.calibration.samples import Samples
-from vqonnx.clock import Clock
 from vqonnx.core.dynamic_plan import DynamicForm, DynamicPlan
 from vqonnx.emitters.dynamic import emit_dynamic
+from vqonnx.flows.clock import Clock
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.graph.proto import initialized_values

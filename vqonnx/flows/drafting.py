@@ -14,12 +14,12 @@ from vqonnx.calibration.statistics import Statistic
 from vqonnx.calibration.statistics.moving_average import MovingAverage
 from vqonnx.calibration.statistics.position_votes import PositionVotes
 from vqonnx.calibration.statistics.profile import Profile
-from vqonnx.clock import Clock
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan
 from vqonnx.core.positions import Refinement
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
+from vqonnx.flows.clock import Clock
 from vqonnx.progress import Progress, silent
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.options import QuantizerOptions

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.memory import anonymous_mib
 from models.large import GIB, large
-from tests.packing import pack_in_process
+from tests.flows.packing import pack_in_process
+from vqonnx.flows.weight_only import work_folder
 from vqonnx.graph.io import load
-from vqonnx.weight_only import work_folder
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from models.registry import load as load_cases
 from tests.emitters.packing import SQNR, Form, pack_model, run, sqnr
 from tests.emitters.test_matmul_nbits import normal, product
 from tests.stages.test_convert import equal_bits, packed_blocks
-from vqonnx.convert import Conversion, convert_weights
+from vqonnx.api.convert import Conversion, convert_weights
 from vqonnx.errors import ModelError, OptionError, OutputError, UnsupportedModelError, VerificationError
 from vqonnx.graph.io import load, save
 from vqonnx.graph.proto import to_proto

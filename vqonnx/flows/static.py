@@ -10,9 +10,9 @@ import onnx_ir as ir
 from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.calibration.samples import Samples
-from vqonnx.clock import Clock
 from vqonnx.core.spec import QuantSpec
-from vqonnx.drafting import Draft, Drafting, StaticJob
+from vqonnx.flows.clock import Clock
+from vqonnx.flows.drafting import Draft, Drafting, StaticJob
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.quantizers.opset import needed_opset

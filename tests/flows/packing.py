@@ -19,7 +19,7 @@ from models.registry import load as load_cases
 from vqonnx import Report, quantize_weight_only
 from vqonnx.stages.weight_files import DataFile
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def pack(model: Any, path: Path, **arguments: Any) -> Report:
@@ -53,7 +53,7 @@ def pack_in_process(
     """
     job = {"model": str(model), "path": str(path), "kill_after": kill_after, "arguments": arguments}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tools")))}
-    command = [sys.executable, "-m", "tests.packing", json.dumps(job)]
+    command = [sys.executable, "-m", "tests.flows.packing", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode == -signal.SIGKILL:
         return None

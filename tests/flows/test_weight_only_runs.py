@@ -12,13 +12,13 @@ import pytest
 
 from models import weights as cases
 from models.large import large
-from tests.packing import decoder_samples, pack
+from tests.flows.packing import decoder_samples, pack
 from vqonnx import Report
 from vqonnx.errors import ModelError, OutputError
+from vqonnx.flows.weight_only import work_folder
 from vqonnx.graph.io import load
 from vqonnx.stages import weight_files
 from vqonnx.stages.weight_store import WeightStore
-from vqonnx.weight_only import work_folder
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "rtn": {"op_types_to_quantize": ["MatMul", "Gather"]},

@@ -12,13 +12,13 @@ import onnx_ir as ir
 from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.calibration.samples import Samples
-from vqonnx.clock import Clock
 from vqonnx.core.plan import Plan
+from vqonnx.flows.clock import Clock
+from vqonnx.flows.packing import Packing, WeightOnlyJob, Written
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.external import external_tensors, is_inside
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.graph.proto import initialized_values
-from vqonnx.packing import Packing, WeightOnlyJob, Written
 from vqonnx.report.figures import Level, Verification
 from vqonnx.report.model import Report
 from vqonnx.runtime.machine import free_memory

@@ -12,7 +12,7 @@ import pytest
 from models import weights as cases
 from models.build import build
 from models.registry import load as load_cases
-from tests.packing import bfloat16_product, decoder_samples, pack
+from tests.flows.packing import bfloat16_product, decoder_samples, pack
 from tests.stages.packing import ALL_OPERATORS, outputs_of
 from vqonnx.errors import OptionError, QuantRangeError, UnsupportedModelError, VerificationError
 from vqonnx.kernels.metrics import sqnr_db
