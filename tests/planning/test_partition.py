@@ -79,6 +79,15 @@ def test_everything_takes_light_operators_but_no_movers() -> None:
     assert not plan_of(model).nodes
 
 
+def test_everything_takes_clips_that_stand_alone() -> None:
+    model = conv_model("r = Relu (x)\nt = Tanh (r)\nu = Relu (t)\ns = Sigmoid (u)\ny = Relu (s)")
+    plan = plan_of(model, extra_options={"ForceQuantizeNoInputCheck": True})
+    assert {name: node.kernel is Kernel.COMPUTE for name, node in plan.nodes.items()} == {
+        "Relu_0": True, "Relu_2": True, "Sigmoid_3": True, "Relu_4": False,
+    }  # fmt: skip
+    assert None not in (*plan.nodes["Relu_2"].inputs, *plan.nodes["Relu_2"].outputs)
+
+
 @pytest.mark.parametrize(
     ("body", "outputs", "planned"),
     [

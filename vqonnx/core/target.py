@@ -40,6 +40,7 @@ class OpSupport:
         activations: Indices of quantized inputs that are measured or elementwise constants; empty means all
             float ones.
         weight: Input index of the weight, if it has one.
+        weight_spec: Spec of the weight where the device takes another here than the target's; what users ask for wins.
         weight_axis: Output-channel axis of the weight, for per-channel scales; None if only per-tensor works.
         transposed: Name of the attribute that, when 1, moves the channel axis to the other one of two (transB).
         dynamic_weight: Whether the weight may be computed at run time; it is then quantized like an activation.
@@ -61,6 +62,7 @@ class OpSupport:
     kernel: Kernel = Kernel.COMPUTE
     activations: tuple[int, ...] = ()
     weight: int | None = None
+    weight_spec: QuantSpec | None = None
     weight_axis: int | None = None
     transposed: str | None = None
     dynamic_weight: bool = False

@@ -97,7 +97,7 @@ def _register(
 def _kernel(work: Assignment, candidate: Candidate) -> Kernel:
     """The kernel; that of an activation that stands alone computes."""
     kernel = candidate.support.kernel
-    return Kernel.COMPUTE if kernel is Kernel.FUSED and not work.partition.follows(candidate) else kernel
+    return Kernel.COMPUTE if kernel.is_activation and not work.partition.follows(candidate) else kernel
 
 
 def _inputs(work: Assignment, candidate: Candidate, *, behind: bool = False) -> list[str | None]:

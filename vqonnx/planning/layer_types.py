@@ -79,7 +79,8 @@ class TensorTypes:
     def weight(self, value: ir.Value, reader: Candidate) -> QuantSpec:
         """The spec of a weight, one scale for all of it."""
         layer = self._layers.get(reader.name)
-        return blocked(with_qtype(self._rules.weight, layer.weight if layer else None), value, reader)
+        spec = reader.support.weight_spec or self._rules.weight
+        return blocked(with_qtype(spec, layer.weight if layer else None), value, reader)
 
     def _source_type(self, maker: Candidate) -> QType:
         while maker.support.kernel is Kernel.MOVES:
@@ -118,11 +119,11 @@ def blocked(spec: QuantSpec, value: ir.Value, reader: Candidate) -> QuantSpec:
     rank = len(value.shape) if value.shape is not None else 0
     if rank == 0:
         return replace(spec, granularity=PerTensor())
-    axis = _summed_axis(reader.node, next(i for i, one in enumerate(reader.node.inputs) if one is value), rank)
+    axis = summed_axis(reader.node, next(i for i, one in enumerate(reader.node.inputs) if one is value), rank)
     return replace(spec, granularity=PerBlock(axis, fmt.block_size))
 
 
-def _summed_axis(node: ir.Node, index: int, rank: int) -> int:
+def summed_axis(node: ir.Node, index: int, rank: int) -> int:
     """The axis of an input that a node adds products up over; channels where it is no product of matrices."""
     if node.op_type == "MatMul":
         return rank - 1 if index == 0 or rank == 1 else rank - 2

@@ -132,6 +132,8 @@ class Partition:
         return maker is not None and not maker.support.float_output
 
     def _clip_out_of_place(self, clip: Candidate) -> str:
+        if self._everything:
+            return ""
         maker = self.maker(clip.input(0))
         if maker is None or self.clip_after(maker) is not clip:
             return "no integer node gives it its only input"

@@ -21,6 +21,14 @@ _REFUSED = (
     "RuntimeException",
 )
 
+_PACKAGES = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "DmlExecutionProvider": "onnxruntime-directml (Windows)",
+    "OpenVINOExecutionProvider": "onnxruntime-openvino",
+    "QNNExecutionProvider": "onnxruntime-qnn",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+}
+
 
 def onnxruntime() -> ModuleType:
     """The module ``onnxruntime``, from whichever package brought it.
@@ -49,7 +57,7 @@ def require_providers(providers: Sequence[str]) -> None:
         if provider not in present:
             raise DependencyError(
                 f"execution provider {provider!r} is not in this onnxruntime, which has {', '.join(present)}. "
-                "Use one of these, or install the package that brings it.",
+                f"Use one of these, or install {_PACKAGES.get(provider, 'the package that brings it')} in its place.",
                 package=provider,
             )
 

@@ -80,7 +80,7 @@ def _with_biases(nodes: Iterable[ir.Node], floats: Mapping[str, str]) -> dict[st
 
 
 def _with_ops(target: Target, rules: PlanRules) -> Target:
-    """The target with its operators of the form that is asked for, and with constant weights only if so asked."""
+    """The target with its operators of the form that is asked for, and with the weights that are asked for."""
     if rules.form not in target.forms:
         known = ", ".join(form.value for form in target.forms)
         raise OptionError(
@@ -90,6 +90,8 @@ def _with_ops(target: Target, rules: PlanRules) -> Target:
     ops = target.forms[rules.form]
     if not rules.dynamic_matmul:
         ops = {name: replace(support, dynamic_weight=False) for name, support in ops.items()}
+    if rules.weight != target.weight:
+        ops = {name: replace(support, weight_spec=None) for name, support in ops.items()}
     return replace(target, ops=ops)
 
 

@@ -24,8 +24,15 @@ _OPS = {
     **dict.fromkeys(("Add", "AveragePool", "Concat", "GlobalAveragePool", "Sigmoid"), OpSupport()),
     "Relu": OpSupport(kernel=Kernel.CLIPS),
     "Clip": OpSupport(kernel=Kernel.CLIPS, activations=(0,)),
-    **dict.fromkeys(("Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"), _MOVES),
-}
+    **dict.fromkeys(
+        (
+            "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split",
+            "Squeeze", "Transpose", "Unsqueeze",
+        ),
+        _MOVES,
+    ),
+    "MaxPool": replace(_MOVES, opset=12),
+}  # fmt: skip
 _QOPERATOR = {
     **{name: replace(support, types=_CODES if support.weight is None else _PRODUCTS) for name, support in _OPS.items()},
     "AveragePool": OpSupport(types=_CODES, attributes={"dilations": ((1,), (1, 1), (1, 1, 1))}),

@@ -1,13 +1,15 @@
 """Targets by name: those shipped here, and those that other packages register as entry points."""
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 
 from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, nearest
-from vqonnx.targets import cpu, directml, vitis
+from vqonnx.targets import cpu, directml, onnxruntime, openvino, qnn, tensorrt, vitis
 
 ENTRY_POINT_GROUP = "vqonnx.targets"
-_SHIPPED = {target.name: target for target in (*cpu.TARGETS, *directml.TARGETS, *vitis.TARGETS)}
+_MODULES = (cpu, directml, onnxruntime, openvino, qnn, tensorrt, vitis)
+_SHIPPED: Mapping[str, Target] = {target.name: target for module in _MODULES for target in module.TARGETS}
 
 
 def target_names() -> list[str]:
