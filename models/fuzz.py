@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from models.registry import Case
-from models.sketch import BATCH, Sketch, Tensor
+from models.sketch import BATCH, Sketch, Tensor, Typed
 
 _MOST_NODES = 12
 _MOST_ELEMENTS = 4096
@@ -160,10 +160,75 @@ def _where(s: Sketch, x: Tensor) -> None:
     s.node("Where", [above, x.name, s.constant(-0.3, s.dtype)], x.shape)
 
 
+# ---- bodies, functions, recurrence ----
+
+
 def _if(s: Sketch, x: Tensor) -> None:
-    weight = s.weight((1,))
-    bodies = {"then_branch": s.branch("Mul", x, weight), "else_branch": s.branch("Add", x, weight)}
-    s.node("If", [s.flag()], x.shape, **bodies)
+    def branch() -> Any:
+        if s.chance(0.5):
+            node = s.inner(s.pick(("Mul", "Add")), x.name, s.weight((1,)))
+            return s.body([node], node.output)
+        product = s.inner("MatMul", x.name, s.weight((x.shape[-1], x.shape[-1])))
+        last = s.inner(s.pick(("Relu", "Tanh")), *product.output)
+        return s.body([product, last], last.output)
+
+    s.node("If", [s.flag()], x.shape, then_branch=branch(), else_branch=branch())
+
+
+def _loop(s: Sketch, x: Tensor) -> None:
+    trip, go, value = (s.name(stem) for stem in ("trip", "go", "carried"))
+    product = s.inner("MatMul", value, s.weight((x.shape[-1], x.shape[-1])))
+    last, further = s.inner("Tanh", *product.output), s.inner("Identity", go)
+    body = s.body(
+        [product, last, further],
+        [(further.output[0], np.bool_, []), last.output[0]],
+        [(trip, np.int64, []), (go, np.bool_, []), value],
+    )
+    s.node("Loop", [s.constant(s.pick((1, 3))), s.constant(True, np.bool_), x.name], x.shape, body=body)
+
+
+def _scan(s: Sketch, x: Tensor) -> None:
+    """Running sums over axis 1 of [N, S, D] of what a product makes of each slice."""
+    rows, start, last, sums = (s.name(stem) for stem in ("rows", "start", "last", "sums"))
+    axes: tuple[list[str], dict[str, Any]] = ([s.constant([0])], {}) if s.opset >= 13 else ([], {"axes": [0]})
+    s.plain("Transpose", [x.name], [rows], perm=[1, 0, 2])
+    s.plain("ReduceSum", [rows, *axes[0]], [start], keepdims=0, **axes[1])
+    total, part = s.name("total"), s.name("part")
+    product = s.inner("MatMul", part, s.weight((x.shape[-1], x.shape[-1])))
+    added = s.inner("Add", total, *product.output)
+    bent = s.inner("Tanh", *added.output)
+    outputs: list[Typed] = [(node.output[0], s.dtype, ["rows", x.shape[-1]]) for node in (added, bent)]
+    body = s.body([product, added, bent], outputs, [total, part])
+    s.plain("Scan", [start, rows], [last, sums], body=body, num_scan_inputs=1)
+    s.node("Transpose", [sums], x.shape, perm=[1, 0, 2])
+
+
+def _function(s: Sketch, x: Tensor) -> None:
+    out = s.pick((4, 8))
+    weight = s.weight((x.shape[-1], out), fan_in=x.shape[-1])
+    product = s.inner("MatMul", x.name, weight)
+    last = s.inner(s.pick(("Relu", "Sigmoid")), *product.output)
+    s.call([product, last], [x.name, weight], (*x.shape[:-1], out))
+
+
+def _recurrent(s: Sketch, x: Tensor) -> None:
+    """Over axis 1 of [N, S, D]; hidden states of all steps, both directions side by side."""
+    steps, depth = x.shape
+    operator, ways, hidden = s.pick(("LSTM", "GRU", "RNN")), s.pick((1, 2)), s.pick((3, 8))
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[operator] * hidden
+    weights = [s.weight((ways, gates, one), fan_in=one) for one in (depth, hidden)]
+    bias = [s.weight((ways, 2 * gates), gain=0.1)] if s.chance(0.7) else []
+    turned, states, level = (s.name("r") for _ in range(3))
+    s.plain("Transpose", [x.name], [turned], perm=[1, 0, 2])
+    s.plain(
+        operator,
+        [turned, *weights, *bias],
+        [states],
+        hidden_size=hidden,
+        direction="forward" if ways == 1 else "bidirectional",
+    )
+    s.plain("Transpose", [states], [level], perm=[2, 0, 1, 3])
+    s.node("Reshape", [level, s.constant([0, 0, -1])], (steps, ways * hidden))
 
 
 # ---- whole axes ----
@@ -320,11 +385,12 @@ def _split(s: Sketch, x: Tensor) -> None:
 
 _ANY: tuple[Operator, ...] = (
     *(_unary,) * 5,
-    *(_clip, _clip, _with_constant, _with_constant, _with_tensor, _with_tensor, _quotient, _double, _where, _if),
+    *(_clip, _clip, _with_constant, _with_constant, _with_tensor, _with_tensor, _quotient, _double, _where),
+    *(_if, _loop, _function),
     *(_softmax, _reduce_mean, _transpose, _reshape, _squeeze, _slice, _gather, _concat, _split, _matmul),
 )
 _BY_RANK: dict[int, tuple[Operator, ...]] = {
     1: (_gemm,) * 8,
-    2: (*(_matmul,) * 4, _attention, _layer_norm, _layer_norm, _batch_norm),
+    2: (*(_matmul,) * 4, _recurrent, _scan, _attention, _layer_norm, _layer_norm, _batch_norm),
     3: (*(_conv,) * 8, *(_conv_transpose,) * 2, _pool, _pool, _global_pool, _resize, _pad, _batch_norm, _attention),
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -13,6 +13,10 @@ from models.build import Array
 BATCH = "N"
 _TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
 _MISLEADING = ("{}_scale", "{}_zero_point", "{}_quantized", "{}_QuantizeLinear", "{}_DequantizeLinear_Output", "{}.1")
+
+
+Typed: TypeAlias = str | tuple[str, Any, Sequence[str | int]]
+"""A value's name: of the graph's float type and any shape, or with type and shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Sketch:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._taken: set[str] = set()
         self._flag: str | None = None
+        self._functions: list[onnx.FunctionProto] = []
 
     # ---- chance ----
 
@@ -144,11 +149,31 @@ class Sketch:
         self.plain("Identity", [self._stored(array)], [name])
         return name
 
-    def branch(self, operator: str, tensor: Tensor, weight: str) -> onnx.GraphProto:
-        """A body of If that reads ``tensor`` and ``weight`` of the graph around it."""
-        node = helper.make_node(operator, [tensor.name, weight], [self.name("b")])
-        out = helper.make_tensor_value_info(node.output[0], _TYPES[self.dtype], None)
-        return helper.make_graph([node], self.name("body"), [], [out])
+    # ---- bodies ----
+
+    def body(
+        self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[Typed], inputs: Sequence[Typed] = ()
+    ) -> onnx.GraphProto:
+        """A body of If, Loop or Scan, of which only names and types are declared; it may read the graph around it."""
+
+        def info(value: Typed) -> onnx.ValueInfoProto:
+            if isinstance(value, str):
+                return helper.make_tensor_value_info(value, _TYPES[self.dtype], None)
+            name, dtype, shape = value
+            return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+        return helper.make_graph(list(nodes), self.name("body"), [*map(info, inputs)], [*map(info, outputs)])
+
+    def inner(self, operator: str, *inputs: str) -> onnx.NodeProto:
+        """A node for a body, with one output; its name may be that of a node elsewhere."""
+        return helper.make_node(operator, inputs, [self.name("b")], name=self.pick(("", operator)))
+
+    def call(self, nodes: Sequence[onnx.NodeProto], inputs: Sequence[str], shape: Sequence[int]) -> Tensor:
+        """A call of a model-local function, whose parameters have the names of what is given for them."""
+        name, result = f"Local{len(self._functions)}", nodes[-1].output[0]
+        imports = [helper.make_opsetid("", self.opset)]
+        self._functions.append(helper.make_function("local", name, inputs, [result], nodes, imports))
+        return self.node(name, inputs, shape, domain="local")
 
     # ---- the model ----
 
@@ -164,8 +189,9 @@ class Sketch:
             [self._info(one) for one in outputs],
             [numpy_helper.from_array(array, name) for name, array in self._arrays.items()],
         )
-        imports = [helper.make_opsetid("", self.opset)]
-        model = helper.make_model(graph, opset_imports=imports, ir_version=10 if self.opset > 20 else 8)
+        imports = [helper.make_opsetid("", self.opset), *([helper.make_opsetid("local", 1)] if self._functions else [])]
+        version = 10 if self.opset > 20 else 8
+        model = helper.make_model(graph, opset_imports=imports, functions=self._functions, ir_version=version)
         onnx.checker.check_model(model)
         return model
 

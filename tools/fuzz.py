@@ -1,6 +1,6 @@
 """Quantizes random graphs in every form and holds the results against their definitions.
 
-    python tools/fuzz.py [--count 2000] [--seed 0]
+    python tools/fuzz.py [--graphs 2000] [--seed 0]
 
 Of each graph (models/fuzz.py) and form: a refusal (VqonnxError) is counted by its reason. A result must load in ONNX
 Runtime. Each of its nodes must give what ONNX's reference evaluator gives for the same inputs, within two steps of an
@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from onnx.reference import ReferenceEvaluator
 from models.build import Array
 from models.fuzz import random_case
 from models.registry import Feed
-from vqonnx import quantize_static, quantize_weight_only
+from vqonnx import quantize_dynamic, quantize_static, quantize_weight_only
 from vqonnx.core.target import OpSupport
 from vqonnx.errors import VqonnxError
 from vqonnx.graph.io import load
@@ -34,7 +35,7 @@ from vqonnx.report.model import Report
 from vqonnx.runtime.session import add_outputs, open_session
 from vqonnx.targets.cpu import CPU_X86_VNNI
 
-FORMS = ("QDQ", "QOperator", "weights")
+FORMS = ("QDQ", "QOperator", "dynamic", "weights")
 SAMPLES = 7
 """Too few to hold one back, so that the guard looks at all."""
 LEAST_DB = 9.0
@@ -46,7 +47,10 @@ _STEP = 1 / 127
 _TINY = 2.0**-10
 """Share of the largest value below which differences are of no interest: float16's resolution."""
 _LEAST = 1e-6
+_NEAR_ZERO = 0.01
+"""Mean energy of an output beside which that of the inputs' rounding errors counts."""
 _QUIET: Mapping[str, Any] = {"progress": lambda *_: None, "min_sqnr_db": _WARNED_DB}
+_CRASHES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 _REFERENCE_OPSETS = range(13, 22)
 _REFERENCE_FROM = 19
 """The evaluator's first opset with QuantizeLinear; nodes of opset 13 on mean the same there, but for ``_unknown``."""
@@ -94,11 +98,14 @@ def check(seed: int, form: str, folder: Path) -> Outcome:
     try:
         report = quantize(model, path, feeds, guard=seed % 2 == 0)
         faults = list(_faults(model, path, feeds, report))
-        if form != "weights" and any(" dB" in fault for fault in faults):
+        if form in ("QDQ", "QOperator") and any(" dB" in fault for fault in faults):
             report = quantize(model, path, feeds, guard=True, verify=True)
             faults = list(_faults(model, path, feeds, report))
     except VqonnxError as error:
         return Outcome(refusal=f"{type(error).__name__}: {error}")
+    except _CRASHES as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return Outcome(faults=(f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}: {error}",))
     if model.SerializeToString(deterministic=True) != before:
         faults.append("the caller's model was changed")
     return Outcome(sum(report.quantized.values()), faults=tuple(faults))
@@ -110,17 +117,11 @@ def _quantizer(seed: int, form: str) -> Callable[..., Report]:
     def chance(share: float) -> bool:
         return bool(rng.random() < share)
 
-    if form == "weights":
-        packed: dict[str, Any] = {
-            "bits": 8,
-            "block_size": 16,
-            "symmetric": chance(0.5),
-            "accuracy_level": 0,
-            "format": "qdq" if chance(0.4) else "matmul_nbits",
-            "op_types_to_quantize": ["MatMul", "Gemm", "Gather", "Conv"] if chance(0.5) else None,
-        }
-        return lambda model, path, feeds, guard: quantize_weight_only(model, path, **packed, **_QUIET)
-    options: dict[str, Any] = {
+    if form in ("dynamic", "weights"):
+        options = _weight_options(chance) if form == "weights" else _dynamic_options(chance)
+        plain = quantize_weight_only if form == "weights" else quantize_dynamic
+        return lambda model, path, feeds, guard: plain(model, path, **options, **_QUIET)
+    options = {
         "quant_format": form,
         "target": CPU_X86_VNNI if chance(0.2) else EAGER,
         "per_channel": chance(0.7),
@@ -132,6 +133,24 @@ def _quantizer(seed: int, form: str) -> Callable[..., Report]:
     return lambda model, path, feeds, guard, verify=False: quantize_static(
         model, path, feeds, guard=guard, verify=verify, **options, **_QUIET
     )
+
+
+def _weight_options(chance: Callable[[float], bool]) -> dict[str, Any]:
+    """Eight bits, whose noise is that of the other forms."""
+    blocks: dict[str, Any] = {"block_size": 16, "symmetric": chance(0.5), "accuracy_level": 0}
+    blocks["format"] = "qdq" if chance(0.4) else "matmul_nbits"
+    operators = ["MatMul", "Gemm", "Gather", "Conv"] if chance(0.5) else None
+    form = {"format": "channel_qdq"} if chance(0.2) else blocks
+    return {"bits": 8, "op_types_to_quantize": operators, **form}
+
+
+def _dynamic_options(chance: Callable[[float], bool]) -> dict[str, Any]:
+    operators = ["Conv", "MatMul", "Gemm", "Gather", "LSTM", "GRU", "RNN"]
+    return {
+        "op_types_to_quantize": operators if chance(0.5) else None,
+        "per_channel": chance(0.7),
+        "weight_type": "QInt8" if chance(0.7) else "QUInt8",
+    }
 
 
 # ---- what can be wrong ----
@@ -161,7 +180,7 @@ def _outputs(model: onnx.ModelProto | Path, feeds: Sequence[Feed], *, optimize: 
 def _sqnr(expected: Array, found: Array) -> float:
     wide = expected.astype(np.float64)
     noise, signal = float(np.square(found.astype(np.float64) - wide).sum()), float(np.square(wide).sum())
-    if noise <= _LEAST * (signal + _LEAST * wide.size):
+    if noise <= _LEAST * (signal + _NEAR_ZERO * wide.size):
         return np.inf
     return float(10 * np.log10(signal / noise)) if signal and np.isfinite(noise) else -np.inf
 
@@ -169,19 +188,28 @@ def _sqnr(expected: Array, found: Array) -> float:
 def _off_definition(model: onnx.ModelProto, feed: Feed) -> Iterator[str]:
     """The nodes of the main graph that give something else than the evaluator does for the same inputs."""
     version = next(entry for entry in model.opset_import if entry.domain == "")
-    if version.version not in _REFERENCE_OPSETS or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
+    if version.version not in _REFERENCE_OPSETS or any(node.domain not in ("", "ai.onnx") for node in _nodes(model)):
         return
     given = {**{t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}, **feed, **_inner(model, feed)}
     version.version = max(version.version, _REFERENCE_FROM)
     for node, proto in zip(ReferenceEvaluator(model).rt_nodes_, model.graph.node, strict=True):
         inputs = [given.get(name) for name in proto.input]
-        if _unknown(proto) or not all(map(_usable, proto.input, inputs)):
+        if _unknown(proto) or not all(map(_usable, proto.input, inputs)) or _without_range(proto, inputs):
             continue
         with np.errstate(all="ignore"):  # a collapsed divisor; ONNX Runtime is as silent
             results = node.run(*inputs)
         for name, values in zip(proto.output, results, strict=False):
             if name in given and (steps := _steps(np.asarray(values), given[name])) > STEPS:
                 yield f"{proto.op_type} {proto.name!r} is {steps:.1f} steps off its definition"
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Those of functions and bodies too."""
+    pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending += [inner for attribute in node.attribute for inner in attribute.g.node]
 
 
 def _inner(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
@@ -195,6 +223,11 @@ def _unknown(node: onnx.NodeProto) -> bool:
     """Whether a node needs the graph around it, is of an older opset, or is one that the evaluator gets wrong."""
     wrong = {"ReduceMean": "axes", "ConvTranspose": "group"}.get(node.op_type)
     return any(attribute.name == wrong or attribute.HasField("g") for attribute in node.attribute)
+
+
+def _without_range(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> bool:
+    """Whether a range is measured that is empty: ONNX then divides by zero, ONNX Runtime takes scale 1."""
+    return node.op_type == "DynamicQuantizeLinear" and inputs[0] is not None and not inputs[0].any()
 
 
 def _usable(name: str, value: Array | None) -> bool:
@@ -237,29 +270,33 @@ class Tally:
             (self.quantized if outcome.quantized else self.plain)[form] += 1
 
 
-def run(first: int, count: int, tell: Callable[[str], object] = lambda _: None) -> Tally:
-    """Check ``count`` graphs from seed ``first`` on in every form."""
+def run(
+    first: int,
+    count: int,
+    tell: Callable[[str], object] = lambda _: None,
+    *,
+    forms: Callable[[int], Sequence[str]] = lambda _: FORMS,
+) -> Tally:
+    """Check ``count`` graphs from seed ``first`` on in the forms that ``forms`` names for each."""
     tally = Tally()
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(first, first + count):
-            for form in FORMS:
-                known = len(tally.faults)
+    for seed in range(first, first + count):
+        for form in forms(seed):
+            known = len(tally.faults)
+            with tempfile.TemporaryDirectory() as folder:
                 tally.add(seed, form, check(seed, form, Path(folder)))
-                for fault in tally.faults[known:]:
-                    tell(fault)
-            for file in Path(folder).iterdir():
-                file.unlink()
+            for fault in tally.faults[known:]:
+                tell(fault)
     return tally
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--graphs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="of the first graph")
     chosen = parser.parse_args(arguments)
     started = time.perf_counter()
-    tally = run(chosen.seed, chosen.count, lambda fault: print(fault, flush=True))
-    print(f"{chosen.count} graphs in {time.perf_counter() - started:.0f} s")
+    tally = run(chosen.seed, chosen.graphs, lambda fault: print(fault, flush=True))
+    print(f"{chosen.graphs} graphs in {time.perf_counter() - started:.0f} s")
     for form in FORMS:
         print(f"{form}: {tally.quantized[form]} quantized, {tally.plain[form]} with nothing to quantize")
     for reason, times in tally.refusals.most_common():

@@ -230,6 +230,28 @@ def test_two_bit_weights_that_would_be_fused_wrongly_are_left() -> None:
     assert not plan.skips
 
 
+def test_float16_products_in_bodies_that_would_be_fused_to_zeros_are_left() -> None:
+    weight = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float16)
+    body = "(float16[N, 8] b) {{ b = MatMul (x, w) }}"
+    text = f"""g (float16[N, 32] x, bool c) => (float16[N, 8] y, float16[N, 8] z) {{
+        z = MatMul (x, w)
+        y = If (c) <then_branch = one () => {body}, else_branch = two () => {body.replace(" b", " a")}>
+    }}""".replace("{{", "{").replace("}}", "}")
+    for form, spec in ((WeightForm.QDQ, BlockSpec()), (WeightForm.CHANNEL_QDQ, CHANNELS)):
+        plan = plan_of(build(text, {"w": weight}), form=form, spec=spec)
+        assert list(plan.layers) == ["MatMul_0"]
+        assert all("a product of zeros" in reason for reason in reasons(plan).values())
+    assert len(plan_of(build(text, {"w": weight})).layers) == 3
+    assert (
+        len(
+            plan_of(
+                build(text.replace("float16", "float"), {"w": weight.astype(np.float32)}), form=form, spec=spec
+            ).layers
+        )
+        == 3
+    )
+
+
 def test_a_model_without_weights_says_what_was_in_the_way() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         plan_of(quantized("blocks"))

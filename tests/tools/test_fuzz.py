@@ -13,12 +13,12 @@ from tests.quantizers.flow import normals, run
 from vqonnx import quantize_static
 
 
-@pytest.mark.parametrize("first", range(0, 100, 10))
+@pytest.mark.parametrize("first", range(0, 100, 20))
 def test_random_graphs_become_right_models_or_are_refused(first: int) -> None:
-    tally = fuzz.run(first, 10)
+    """Each in one of the forms by turns; tools/fuzz.py writes each in all of them."""
+    tally = fuzz.run(first, 20, forms=lambda seed: (fuzz.FORMS[seed % len(fuzz.FORMS)],))
     assert tally.faults == []
-    assert tally.quantized["QDQ"] >= 5
-    assert tally.quantized["QOperator"] >= 5
+    assert tally.quantized.total() >= 10
 
 
 def test_equal_seeds_give_equal_models_that_run() -> None:
@@ -86,7 +86,7 @@ def test_a_node_that_does_not_keep_to_its_definition_is_found(
 
 
 def test_a_process_counts_and_tells(capsys: pytest.CaptureFixture[str]) -> None:
-    assert fuzz.main(["--count", "1", "--seed", "3"]) == 0
+    assert fuzz.main(["--graphs", "1", "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     assert "1 graphs in" in printed
     assert printed.endswith("0 faults\n")

@@ -51,15 +51,19 @@ def from_proto(proto: onnx.ModelProto, *, owned: bool = False, path: str | None 
 
 
 def guard_tensors(model: ir.Model) -> None:
-    """Give each initializer a tensor object of our own over the same data.
+    """Give each initializer and each attribute a tensor object of our own over the same data.
 
     Renaming a value renames its tensor object, and a tensor made from protobuf passes that on to the
-    caller's message (onnx_ir 1.1).
+    caller's message (onnx_ir 1.1). A Constant's attribute becomes that of an initializer.
     """
     for graph in walk.graphs(model):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 value.const_value = _guarded(value.const_value)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    node.attributes[name] = ir.AttrTensor(name, _guarded(attribute.as_tensor()), attribute.doc_string)
 
 
 def _guarded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -44,6 +44,7 @@ class Layer:
         transposed: Whether the node reads [N, K] (a Gemm with transB, a table, a Conv), but for axes of size 1.
         alpha: Factor that the node multiplies the constant by; a part of W.
         is_last: Whether it is the MatMul or Gemm nearest to the outputs (``planning.last_products``).
+        in_body: Whether it stands in a body of If, Loop or Scan.
     """
 
     node: ir.Node
@@ -54,6 +55,7 @@ class Layer:
     transposed: bool = False
     alpha: float = 1.0
     is_last: bool = False
+    in_body: bool = False
 
     @property
     def name(self) -> str:
@@ -113,7 +115,7 @@ def find_layers(model: ir.Model, *, requantize: bool = False) -> tuple[list[Laye
     for node in model.graph.all_nodes():
         found = finder.look_at(node)
         if isinstance(found, Layer):
-            layers.append(found)
+            layers.append(replace(found, in_body=node.graph is not model.graph))
         elif found:
             skips.append(Skip(node.name or "", node.op_type, found))
     return _with_last(layers, model.graph), [*skips, *_in_functions(model, finder)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx_ir as ir
 
 from vqonnx.algorithms.base import find_algorithm
 from vqonnx.core.blocks import BlockSpec
@@ -19,6 +20,8 @@ from vqonnx.planning.tied import Tied, float_readers, tie
 from vqonnx.planning.weight_rules import LARGEST_ACCURACY_LEVEL, PRODUCT_OPERATORS, LayerOverride, WeightRules
 
 _LOOKUP_FORMS = (WeightForm.MATMUL_NBITS, WeightForm.QDQ)
+_DEQUANTIZED_FORMS = (WeightForm.QDQ, WeightForm.CHANNEL_QDQ)
+"""Of which ONNX Runtime makes MatMulNBits itself."""
 _TWO_BIT_OUTPUTS = 4
 _FAST_BITS = 4
 """The one width whose MatMulNBits has fast kernels on float inputs (onnxruntime 1.31, CPU)."""
@@ -162,6 +165,8 @@ def _refusal(layer: Layer, form: WeightForm, spec: BlockSpec | CodebookSpec) -> 
             f"ONNX Runtime fuses 2-bit DequantizeLinear of {layer.out_features} outputs, no multiple of "
             f"{_TWO_BIT_OUTPUTS}, to wrong numbers"
         )
+    if form in _DEQUANTIZED_FORMS and layer.in_body and not lookup and layer.dtype is ir.DataType.FLOAT16:
+        return "ONNX Runtime fuses float16 DequantizeLinear in a body to a product of zeros; see format='matmul_nbits'"
     return ""
 
 

@@ -108,12 +108,12 @@ def _meant(source: RowWeight, weight: RoundedRows) -> ir.TensorProtocol:
 
 
 def _feeds(found: DynamicNode) -> dict[int, Array]:
-    """Random numbers for every input that is neither absent nor constant."""
+    """Random numbers for every input that is read, and neither absent nor constant."""
     rng = np.random.default_rng(_SEED)
     shapes = _SHAPES[found.form](found)
     feeds: dict[int, Array] = {}
     for index, value in enumerate(found.node.inputs):
-        if value is None or constant_tensor(value) is not None or index in found.weights:
+        if value is None or index not in shapes or constant_tensor(value) is not None or index in found.weights:
             continue
         given = shapes[index]
         if isinstance(given, tuple):
@@ -133,7 +133,8 @@ def _product(found: DynamicNode) -> _Given:
     k, n = layer.in_features, layer.out_features
     if node.op_type == "Gemm":
         rows = _rows_of_addend(node)
-        return {0: (k, rows) if int_attribute(node, "transA", 0) else (rows, k), 2: _addend(node, n)}
+        given: dict[int, tuple[int, ...]] = {0: (k, rows) if int_attribute(node, "transA", 0) else (rows, k)}
+        return given if float_attribute(node, "beta", 1.0) == 0 else {**given, 2: _addend(node, n)}
     value = node.inputs[0]
     rank = 2 if value is None or value.shape is None else len(value.shape)
     return {0: (*[1] * (rank - 2), _ROWS, k)}
