@@ -6,7 +6,7 @@
       ModelError          the model file or graph
         UnsupportedModelError   a valid model that cannot be quantized as asked
       OutputError         where the result is to be written
-      SampleError         a calibration sample
+      SampleError         a calibration sample (also a ValueError)
       OptionError         an argument, option, name or pattern (also a ValueError)
       QuantRangeError     a range that no scale fits (also a ValueError)
       CacheError          a calibration cache that does not belong to this run
@@ -44,7 +44,7 @@ class OutputError(VqonnxError):
         super().__init__(message)
 
 
-class SampleError(VqonnxError):
+class SampleError(VqonnxError, ValueError):
     """A calibration sample that does not fit the model, or holds NaN or infinity."""
 
     def __init__(self, message: str, *, sample: int | None = None, tensor: str | None = None) -> None:

@@ -30,7 +30,7 @@ class ModelInput:
     required: bool = True
 
 
-def checked(feed: object, inputs: Sequence[ModelInput], sample: int) -> Feed:
+def checked(feed: object, inputs: Sequence[ModelInput], sample: int, *, finite: bool = True) -> Feed:
     """``feed`` with its arrays in the dtypes of ``inputs``; arrays that already fit are the same objects.
 
     A dtype is converted when no value changes, or when both are floating (float64 to float32 rounds) and no value
@@ -40,6 +40,7 @@ def checked(feed: object, inputs: Sequence[ModelInput], sample: int) -> Feed:
         feed: What the reader gave: a mapping from input names to arrays.
         inputs: The model's inputs.
         sample: Index of the feed, for messages.
+        finite: Refuse NaN and infinity.
 
     Raises:
         SampleError: It is no mapping, an input is missing, unknown, of another rank, size or dtype, or not finite.
@@ -67,10 +68,10 @@ def checked(feed: object, inputs: Sequence[ModelInput], sample: int) -> Feed:
                 sample=sample,
                 tensor=info.name,
             )
-    return {info.name: _fitting(feed[info.name], info, sample) for info in inputs if info.name in feed}
+    return {info.name: _fitting(feed[info.name], info, sample, finite) for info in inputs if info.name in feed}
 
 
-def _fitting(value: object, info: ModelInput, sample: int) -> Array:
+def _fitting(value: object, info: ModelInput, sample: int, finite: bool) -> Array:
     array = np.asarray(value)
     where = f"input {info.name!r} of calibration sample {sample}"
     if info.shape is not None and not _shape_fits(array.shape, info.shape):
@@ -91,7 +92,7 @@ def _fitting(value: object, info: ModelInput, sample: int) -> Array:
             sample=sample,
             tensor=info.name,
         )
-    if _is_float(info.dtype) and not np.isfinite(converted).all():
+    if finite and _is_float(info.dtype) and not np.isfinite(converted).all():
         raise SampleError(
             f"{where} holds NaN or infinity; drop this sample or repair what makes it",
             sample=sample,

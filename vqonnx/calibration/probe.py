@@ -26,11 +26,13 @@ class ModelFile:
         path: File of the model; no two runs use the same name.
         providers: ONNX Runtime's execution providers.
         threads: Threads inside one operator; None leaves it to ONNX Runtime.
+        optimize: Whether ONNX Runtime rewrites the graph.
     """
 
     path: Path
     providers: tuple[str, ...]
     threads: int | None
+    optimize: bool = True
 
 
 Source: TypeAlias = Outputs | ModelFile | None
@@ -147,4 +149,6 @@ def release() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _opened(model: ModelFile) -> Outputs:
-    return outputs_of(open_session(model.path, providers=model.providers, threads=model.threads))
+    return outputs_of(
+        open_session(model.path, providers=model.providers, threads=model.threads, optimize=model.optimize)
+    )

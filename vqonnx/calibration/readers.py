@@ -26,32 +26,45 @@ class DataReader(Protocol):
 Reader = Iterable[Feed] | DataReader | Samples | str | PathLike[str]
 """What users pass: feeds in any form, or the path of a folder of samples (see ``folder.py``)."""
 
+_Fit = Callable[[object, int], Feed]
+"""A sample, checked against the model's inputs, from what the reader gave and its number."""
+
 
 def open_samples(
-    reader: Reader, inputs: Sequence[ModelInput], *, hold_back_every: int = 8, spool_dir: Path | None = None
+    reader: Reader,
+    inputs: Sequence[ModelInput],
+    *,
+    hold_back_every: int = 8,
+    spool_dir: Path | None = None,
+    finite: bool = True,
 ) -> Samples:
     """Every sample of ``reader``, checked once, to be read as often as needed.
 
     Lists and folders are read in place. Anything else is read once, feed by feed, and copied to a temporary folder in
     ``spool_dir`` (the system's by default), which closing the samples removes. Never more than one feed is in memory.
+    NaN and infinity are refused where ``finite``.
 
     Raises:
         SampleError: There is no sample, or one does not fit ``inputs``; it names the sample and the input.
     """
     if isinstance(reader, Samples):
         return reader
+
+    def fit(feed: object, sample: int) -> Feed:
+        return checked(feed, inputs, sample, finite=finite)
+
     if isinstance(reader, str | PathLike):
         paths = sample_paths(Path(reader))
-        return _indexed(lambda i: read_sample(paths[i], inputs, i), len(paths), inputs, hold_back_every)
+        return _indexed(lambda i: read_sample(paths[i], inputs, i), len(paths), fit, hold_back_every)
     if isinstance(reader, list | tuple):
-        return _indexed(lambda i: reader[i], len(reader), inputs, hold_back_every)
-    return _spooled(_feeds(reader), inputs, hold_back_every, spool_dir)
+        return _indexed(lambda i: reader[i], len(reader), fit, hold_back_every)
+    return _spooled(_feeds(reader), fit, hold_back_every, spool_dir)
 
 
-def _indexed(get: Callable[[int], object], count: int, inputs: Sequence[ModelInput], hold_back_every: int) -> Samples:
+def _indexed(get: Callable[[int], object], count: int, fit: _Fit, hold_back_every: int) -> Samples:
     # Conversions happen again at each reading: keeping the converted arrays would double a list's memory.
     def read(index: int) -> Feed:
-        return checked(get(index), inputs, index)
+        return fit(get(index), index)
 
     for index in range(count):
         read(index)
@@ -59,14 +72,12 @@ def _indexed(get: Callable[[int], object], count: int, inputs: Sequence[ModelInp
     return Samples(read, count, hold_back_every=hold_back_every)
 
 
-def _spooled(
-    feeds: Iterator[object], inputs: Sequence[ModelInput], hold_back_every: int, spool_dir: Path | None
-) -> Samples:
+def _spooled(feeds: Iterator[object], fit: _Fit, hold_back_every: int, spool_dir: Path | None) -> Samples:
     folder = Path(tempfile.mkdtemp(prefix="vqonnx-samples-", dir=spool_dir))
     try:
         count = 0
         for count, feed in enumerate(feeds, start=1):
-            _write(folder / str(count - 1), checked(feed, inputs, count - 1))
+            _write(folder / str(count - 1), fit(feed, count - 1))
         _refuse_empty(count)
         return Samples(lambda i: _read(folder / str(i)), count, hold_back_every=hold_back_every, spool=folder)
     except BaseException:

@@ -46,7 +46,7 @@ _BLOCKED_FROM = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObserveOptions:
-    """How ``observe`` runs the model; none of it changes the result.
+    """How ``observe`` runs the model; none of it changes the result, but for rounding where ``optimize`` is off.
 
     Attributes:
         providers: ONNX Runtime's execution providers, best first.
@@ -58,6 +58,7 @@ class ObserveOptions:
         memory_budget: Bytes of tensors that are fetched at a time; if all wanted ones need more, the samples run
             several times. Sizes are those of the first sample.
         nonfinite: Whether NaN and infinity in an activation are an error, or are left out and counted.
+        optimize: Let ONNX Runtime rewrite the graph, which is faster and rounds otherwise here and there.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -67,6 +68,7 @@ class ObserveOptions:
     cache: Path | None = None
     memory_budget: int = 1 << 30
     nonfinite: Literal["error", "ignore"] = "error"
+    optimize: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,14 +200,16 @@ def _source(
     if options.executor is None or isinstance(options.executor, ThreadPoolExecutor):
         free = [name for name in made if isinstance(wanted[name], Unordered)]
         blocked = None
-        if free and samples >= _BLOCKED_FROM and options.providers == _CPU:
+        if free and samples >= _BLOCKED_FROM and options.providers == _CPU and options.optimize:
             blocked = open_blocked(exposed, free, threads=threads)
-        return blocked or outputs_of(open_session(exposed, providers=options.providers, threads=threads))
+        return blocked or outputs_of(
+            open_session(exposed, providers=options.providers, threads=threads, optimize=options.optimize)
+        )
     # Workers may still hold the file when the folder goes.
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vqonnx-", ignore_cleanup_errors=True))
     path = Path(folder) / "model.onnx"
     save(exposed, path)
-    return ModelFile(path, options.providers, threads)
+    return ModelFile(path, options.providers, threads, options.optimize)
 
 
 def _in_order(
@@ -256,7 +260,7 @@ def _cache_key(
 ) -> CacheKey | None:
     if options.cache is None:
         return None
-    wanted = hashlib.blake2b(options.nonfinite.encode(), digest_size=20)
+    wanted = hashlib.blake2b(f"{options.nonfinite} {options.optimize}".encode(), digest_size=20)
     for name, statistic in sorted(empty.items()):
         fields = {field: array.tolist() for field, array in statistic.arrays().items()}
         wanted.update(repr((name, statistic.name, fields)).encode())

@@ -1,0 +1,40 @@
+"""onnxruntime.quantization.calibrate over vqonnx's statistics."""
+
+from vqonnx.compat.calibrate.base import CalibraterBase
+from vqonnx.compat.calibrate.cache import (
+    CalibrationCacheEncoder,
+    MissingCacheError,
+    load_tensors_data,
+    save_tensors_data,
+)
+from vqonnx.compat.calibrate.create import create_calibrator
+from vqonnx.compat.calibrate.data import TensorData, TensorsData
+from vqonnx.compat.calibrate.histogram import (
+    DistributionCalibrater,
+    EntropyCalibrater,
+    HistogramCalibrater,
+    HistogramCollector,
+    PercentileCalibrater,
+)
+from vqonnx.compat.calibrate.min_max import MinMaxCalibrater
+from vqonnx.compat.calibrate.reader import CalibrationDataReader
+from vqonnx.quantizers.types import CalibrationMethod
+
+__all__ = [
+    "CalibraterBase",
+    "CalibrationCacheEncoder",
+    "CalibrationDataReader",
+    "CalibrationMethod",
+    "DistributionCalibrater",
+    "EntropyCalibrater",
+    "HistogramCalibrater",
+    "HistogramCollector",
+    "MinMaxCalibrater",
+    "MissingCacheError",
+    "PercentileCalibrater",
+    "TensorData",
+    "TensorsData",
+    "create_calibrator",
+    "load_tensors_data",
+    "save_tensors_data",
+]

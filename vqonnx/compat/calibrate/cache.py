@@ -1,0 +1,88 @@
+"""Calibrated ranges in a JSON file that onnxruntime's quantizer reads and writes too."""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqonnx.compat.calibrate.data import TensorData, TensorsData
+from vqonnx.errors import CacheError, OptionError
+from vqonnx.graph import atomic
+
+
+class MissingCacheError(CacheError, FileNotFoundError):
+    """There is no calibration cache at the path."""
+
+
+class CalibrationCacheEncoder(json.JSONEncoder):
+    """JSON of calibration data: arrays as ``{"data", "dtype", "CLS": "numpy.array"}``, methods by name."""
+
+    def default(self, o: Any) -> Any:
+        """``o`` as what JSON has."""
+        if isinstance(o, TensorData | TensorsData):
+            return o.to_dict()
+        if isinstance(o, np.ndarray):
+            return {"data": o.tolist(), "dtype": str(o.dtype), "CLS": "numpy.array"}
+        if type(o).__name__ == "CalibrationMethod":  # ours, or onnxruntime's
+            return {"CLS": "CalibrationMethod", "value": str(o)}
+        return o.item() if isinstance(o, np.generic) else super().default(o)
+
+
+def save_tensors_data(tensors_data: TensorsData, path: str | PathLike[str], *, smooth_quant: bool = False) -> None:
+    """Write ranges to a JSON file in one step; its folder is made.
+
+    Args:
+        tensors_data: What to write.
+        path: The file.
+        smooth_quant: Whether the ranges are those of a model after SmoothQuant; readers compare it.
+
+    Raises:
+        OutputError: The path cannot be written.
+    """
+    target = Path(path)
+    with atomic.as_output_error(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**tensors_data.to_dict(), "smooth_quant": smooth_quant}, cls=CalibrationCacheEncoder)
+    write_file(target, text.encode())
+
+
+def load_tensors_data(path: str | PathLike[str]) -> TensorsData:
+    """The ranges that ``save_tensors_data`` wrote.
+
+    Raises:
+        MissingCacheError: There is no file; also a FileNotFoundError.
+        OptionError: The path is a folder.
+        CacheError: The file is cut off, or is something else.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise MissingCacheError(
+            f"there is no calibration cache at {str(file)!r}; calibrate first (save_tensors_data writes it)",
+            path=str(file),
+        )
+    if not file.is_file():
+        raise OptionError(f"calibration cache {str(file)!r} is not a file; give the path of one", option="path")
+    try:
+        return TensorsData.from_dict(json.loads(file.read_text("utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise CacheError(
+            f"calibration cache {str(file)!r} is damaged or no cache ({type(error).__name__}: {error}); delete it and "
+            "calibrate again",
+            path=str(file),
+        ) from error
+
+
+def write_file(target: Path, content: bytes) -> None:
+    """Write ``content`` to ``target``, which holds the old file until the new one is complete.
+
+    Raises:
+        OutputError: The path cannot be written.
+    """
+    with atomic.temporary_files(target) as temporary:
+        draft = atomic.temporary_name(target)
+        temporary.append(draft)
+        with atomic.synced_file(draft) as file:
+            file.write(content)
+        draft.replace(target)
