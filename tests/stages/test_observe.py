@@ -378,3 +378,36 @@ def test_odd_models_give_the_same_bits_blocked(name, monkeypatch):
     found = observe(model, wanted, samples, options)
     monkeypatch.setattr(stage, "open_blocked", lambda *a, **k: None)
     assert_same(found, observe(model, wanted, samples, options))
+
+
+def loop_values(case, sample):
+    """The carried value before and after each trip of ``control/loop``, in float64."""
+    arrays = {
+        tensor.name: onnx.numpy_helper.to_array(tensor).astype(float) for tensor in case.build().graph.initializer
+    }
+    hidden = [sample["x"].astype(float)]
+    for _ in range(3):
+        hidden.append(np.tanh(hidden[-1] @ arrays["fc_w"] + arrays["fc_b"]))
+    return hidden
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 1])
+def test_a_body_is_observed_in_all_its_runs(memory):
+    """Counted and not: its shape does not tell how much comes out."""
+    case = CASES["control/loop"]
+    samples = list(case.feeds(3))
+    options = ObserveOptions(memory_budget=memory)
+    wanted = {"h": RangeMethod.MIN_MAX, "h_out": RangeMethod.MSE}
+    found = observe(prepare(load(case.build())).model, wanted, samples, options).tensors
+    given = np.concatenate([np.ravel(loop_values(case, one)[:-1]) for one in samples])
+    made = np.concatenate([np.ravel(loop_values(case, one)[1:]) for one in samples])
+    assert found["h"].count == given.size
+    np.testing.assert_allclose([found["h"].low, found["h"].high], [given.min(), given.max()], rtol=1e-5)
+    assert found["h_out"].counts.sum() == made.size
+    np.testing.assert_allclose([found["h_out"].low, found["h_out"].high], [made.min(), made.max()], rtol=1e-5)
+
+
+def test_a_statistic_that_needs_a_shape_is_refused_in_a_body():
+    case = CASES["control/loop"]
+    with pytest.raises(OptionError, match="'channel-mean' of 'h_out': it is inside a body"):
+        observe(prepare(load(case.build())).model, {"h_out": ChannelMean(axis=1)}, list(case.feeds(1)))

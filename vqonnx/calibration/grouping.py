@@ -14,7 +14,7 @@ _BYTES_OF_UNKNOWN = 4  # float32, the type of nearly all activations
 
 def tensor_bytes(model: ir.Model, names: Sequence[str], feed: Feed) -> dict[str, int]:
     """Bytes of each tensor in a run of ``feed``; the model runs once if its shapes do not tell."""
-    values = observable_values(model)
+    values = observable_values(model, bodies=True)
     sizes = declared_bytes(model, names, feed)
     unknown = [name for name, size in sizes.items() if size is None]
     if unknown:
@@ -26,10 +26,14 @@ def tensor_bytes(model: ir.Model, names: Sequence[str], feed: Feed) -> dict[str,
 
 
 def declared_bytes(model: ir.Model, names: Sequence[str], feed: Feed) -> dict[str, int | None]:
-    """Bytes of each tensor in a run of ``feed``, by the shapes that the model declares; None where they do not tell."""
-    values = observable_values(model)
+    """Bytes of each tensor in a run of ``feed``, by the shapes that the model declares; None where they do not tell.
+
+    Of a value in a body they do not: it may be run any number of times.
+    """
+    values = observable_values(model, bodies=True)
     axes = _bound_axes(model, feed)
-    counts = {name: element_count(values[name], axes) for name in names}
+    main = {name: value for name, value in values.items() if value.graph is model.graph}
+    counts = {name: element_count(main[name], axes) if name in main else None for name in names}
     return {n: None if count is None else math.ceil(count * _element_bytes(values[n])) for n, count in counts.items()}
 
 

@@ -1,4 +1,7 @@
-"""What calibration asks of a model: its inputs, which tensors can be observed, and a copy that puts them out."""
+"""What calibration asks of a model: its inputs, which tensors can be observed, and a copy that puts them out.
+
+A value inside a body of If, Loop or Scan is observed as one vector a sample, of all that its body's runs gave.
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -10,8 +13,9 @@ from vqonnx.calibration.feeds import ModelInput
 from vqonnx.errors import OptionError, UnsupportedModelError, nearest
 from vqonnx.graph.edit import make_node, remove_dead
 from vqonnx.graph.io import load
+from vqonnx.graph.lift import lift
 from vqonnx.graph.names import NameAllocator
-from vqonnx.graph.walk import values_by_name
+from vqonnx.graph.walk import nested_graphs, values_by_name
 
 _CHUNK = 1 << 24
 _MEASURED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)  # what sessions give back as numpy arrays
@@ -40,9 +44,12 @@ def model_inputs(model: ir.Model) -> list[ModelInput]:
     ]
 
 
-def unobservable(model: ir.Model, names: Iterable[str]) -> dict[str, str]:
-    """Why some of the values ``names`` are no float tensors that a run of the model makes or is given, by name."""
-    known, everywhere = observable_values(model), values_by_name(model)
+def unobservable(model: ir.Model, names: Iterable[str], *, bodies: bool = False) -> dict[str, str]:
+    """Why some of the values ``names`` are no float tensors that a run of the model makes or is given, by name.
+
+    ``bodies`` says whether a value in a body will do.
+    """
+    known, everywhere = observable_values(model, bodies=bodies), values_by_name(model)
     reasons: dict[str, str] = {}
     for name in names:
         value = known.get(name) or everywhere.get(name)
@@ -60,10 +67,10 @@ def refuse_unobservable(model: ir.Model, names: Iterable[str]) -> None:
     """Check that each name is a float tensor that a run of the model makes or is given.
 
     Raises:
-        OptionError: A name is a constant, is inside a subgraph or a function, is not in the model, or has a type
-            that is not measured.
+        OptionError: A name is a constant, is inside a function, is not in the model, or has a type that is not
+            measured.
     """
-    for name, fact in unobservable(model, names).items():
+    for name, fact in unobservable(model, names, bodies=True).items():
         raise OptionError(f"cannot observe {name!r}: it {fact}. Leave it out of what is observed", option="wanted")
 
 
@@ -73,7 +80,11 @@ def exposing(model: ir.Model, names: Sequence[str], *, sizes: bool = False) -> i
     Nodes that none of them needs are left out.
     """
     copy = load(model)
-    known = observable_values(copy)
+    known = observable_values(copy, bodies=True)
+    inner = [value for name in names if (value := known[name]).graph is not copy.graph]
+    if inner:
+        lift(copy, inner)
+        known = observable_values(copy)
     values = [known[name] for name in names]
     if sizes:
         allocator = NameAllocator.of(copy)
@@ -118,7 +129,12 @@ def model_digest(model: ir.Model) -> str:
     return digest.hexdigest()
 
 
-def observable_values(model: ir.Model) -> dict[str, ir.Value]:
-    """Graph inputs and outputs of the main graph's nodes, by name."""
-    outputs = (value for node in model.graph for value in node.outputs)
-    return {value.name: value for value in (*model.graph.inputs, *outputs) if value.name}
+def observable_values(model: ir.Model, *, bodies: bool = False) -> dict[str, ir.Value]:
+    """Graph inputs and outputs of the main graph's nodes, by name; with ``bodies`` those of the bodies in it too."""
+    graphs = nested_graphs(model.graph) if bodies else [model.graph]
+    return {
+        value.name: value
+        for graph in graphs
+        for value in (*graph.inputs, *(output for node in graph for output in node.outputs))
+        if value.name
+    }

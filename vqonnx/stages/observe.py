@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.grouping import grouped, tensor_bytes
-from vqonnx.calibration.model import exposing, model_digest, refuse_unobservable
+from vqonnx.calibration.model import exposing, model_digest, observable_values, refuse_unobservable
 from vqonnx.calibration.probe import Measured, ModelFile, Source, Task, measure, placed, release
 from vqonnx.calibration.samples import Feeds, feeds_digest
 from vqonnx.calibration.statistics import Statistic, empty_statistic
@@ -24,7 +24,7 @@ from vqonnx.calibration.statistics.base import Unordered
 from vqonnx.calibration.store import CacheKey, Partial, load_statistics, save_statistics
 from vqonnx.calibration.survey import Span
 from vqonnx.core.spec import RangeMethod
-from vqonnx.errors import SampleError
+from vqonnx.errors import OptionError, SampleError
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import save
 from vqonnx.progress import Progress, silent
@@ -92,7 +92,8 @@ def observe(
     Every sample runs once, in one optimized session, and its tensors are dropped when they are measured.
 
     Raises:
-        OptionError: A wanted name is no float tensor of the main graph, or names no statistic.
+        OptionError: A wanted name is no float tensor, or names no statistic; or one that needs the tensor's shape, of a
+            tensor in a body of If, Loop or Scan.
         SampleError: There are no samples, the model cannot run one, or NaN or infinity comes up.
         CacheError: ``options.cache`` is damaged or belongs to another run.
         OutputError: ``options.cache`` cannot be written.
@@ -102,6 +103,7 @@ def observe(
     if not samples:
         raise SampleError("there is no calibration sample to observe; pass at least one")
     empty = {name: empty_statistic(statistic) for name, statistic in wanted.items()}
+    _refuse_shapeless(model, empty)
     # Messages count as the reader did, which also gave the samples that are held back.
     numbers = samples.indices if isinstance(samples, Feeds) else range(len(samples))
     if options.cache is not None:
@@ -236,6 +238,19 @@ def _in_order(
     finally:
         for _, future in pending:
             future.cancel()
+
+
+def _refuse_shapeless(model: ir.Model, empty: Mapping[str, Statistic]) -> None:
+    """Values in bodies are observed as vectors of all that a sample's runs of the body gave."""
+    shaped = [name for name, statistic in empty.items() if statistic.shaped]
+    main = observable_values(model) if shaped else {}
+    for name in shaped:
+        if name not in main:
+            raise OptionError(
+                f"cannot observe {empty[name].name!r} of {name!r}: it is inside a body of If, Loop or Scan, whose runs "
+                "need not give one shape. Ask for a statistic of its elements, such as 'minmax'",
+                option="wanted",
+            )
 
 
 def _refuse(losses: Mapping[str, Sequence[int]], position: int, sample: int) -> None:

@@ -26,11 +26,13 @@ class Statistic(abc.ABC):
     Attributes:
         name: The name in stores and in ``observe``'s ``wanted``.
         methods: The range methods that this statistic serves.
+        shaped: Whether the tensor's shape matters to it, besides its elements.
         dropped: Elements that were NaN or infinite, and are in no other figure.
     """
 
     name: ClassVar[str]
     methods: ClassVar[tuple[RangeMethod, ...]] = ()
+    shaped: ClassVar[bool] = False
     dropped: int
 
     @abc.abstractmethod

@@ -26,6 +26,7 @@ class ChannelMean(Statistic):
     """
 
     name: ClassVar[str] = "channel-mean"
+    shaped: ClassVar[bool] = True
 
     totals: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))

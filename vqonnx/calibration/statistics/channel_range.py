@@ -27,6 +27,7 @@ class ChannelRange(Statistic):
     """
 
     name: ClassVar[str] = "channel-range"
+    shaped: ClassVar[bool] = True
 
     totals: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     rows: int = 0

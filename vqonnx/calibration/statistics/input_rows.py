@@ -38,6 +38,7 @@ class InputRows(Statistic):
     """
 
     name: ClassVar[str] = "input-rows"
+    shaped: ClassVar[bool] = True
 
     rows: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     window: I64 = field(default_factory=_no_window)
