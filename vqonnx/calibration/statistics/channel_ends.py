@@ -32,6 +32,7 @@ class ChannelEnds(Statistic):
     """
 
     name: ClassVar[str] = "channel-ends"
+    shaped: ClassVar[bool] = True
 
     lows: F64 = field(default_factory=lambda: np.zeros(0))
     highs: F64 = field(default_factory=lambda: np.zeros(0))
