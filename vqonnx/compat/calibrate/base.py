@@ -14,20 +14,18 @@ from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.calibration.statistics import Statistic
 from vqonnx.compat.calibrate.data import TensorsData
+from vqonnx.compat.calibrate.tensors import read_model, tensors_to_calibrate
 from vqonnx.errors import OptionError
 from vqonnx.graph.io import load, save
 from vqonnx.graph.proto import to_proto
-from vqonnx.graph.versions import least_ir_version
 from vqonnx.runtime.package import require_providers
 from vqonnx.runtime.session import open_session
 from vqonnx.stages.observe import ObserveOptions, observe
-from vqonnx.transforms.shapes import infer_shapes
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _CPU = ("CPUExecutionProvider",)
-_CALIBRATED = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 _NAMED = 3
 
 
@@ -63,9 +61,7 @@ class CalibraterBase:
                 f"model_path must be the path of a model, not a {type(model_path).__name__}; save it first (onnx.save)",
                 option="model_path",
             )
-        self._model = load(Path(model_path))
-        self._model.ir_version = least_ir_version(self._model)  # exporters may be ahead of ONNX Runtime
-        infer_shapes(self._model)
+        self._model = read_model(model_path)
         self._augmented: ir.Model | None = None
         self._session: InferenceSession | None = None
         self.op_types_to_calibrate = op_types_to_calibrate
@@ -119,7 +115,7 @@ class CalibraterBase:
         They are inputs and outputs of nodes of the chosen types, no constants, and have a known type.
         """
         stated = (*model.graph.value_info, *model.graph.output, *model.graph.input)
-        return set(self._selected(load(model))), {info.name: info for info in stated}
+        return set(self._tensors(load(model))), {info.name: info for info in stated}
 
     def augment_graph(self) -> None:
         """Add to the model what puts the statistics out, and write it to ``augmented_model_path``.
@@ -128,8 +124,7 @@ class CalibraterBase:
             OutputError: The path cannot be written.
         """
         augmented = load(self._model)
-        known = {value.name: value for node in augmented.graph for value in (*node.inputs, *node.outputs) if value}
-        self._augment(augmented, [known[name] for name in self._selected(self._model)])
+        self._augment(augmented, list(self._tensors(augmented).values()))
         save(augmented, self.augmented_model_path, external=True if self.use_external_data_format else None)
         self._augmented = augmented
 
@@ -152,18 +147,8 @@ class CalibraterBase:
         """The ranges, by tensor name."""
         raise NotImplementedError
 
-    def _selected(self, model: ir.Model) -> list[str]:
-        """Names of the tensors to measure, in graph order."""
-        chosen = set(self.op_types_to_calibrate or ())
-        tensors = (
-            value
-            for node in model.graph
-            if not chosen or node.op_type in chosen
-            for value in (*node.inputs, *node.outputs)
-            if value is not None and value.dtype in _CALIBRATED and value.graph is model.graph
-        )
-        constants = model.graph.initializers
-        return list(dict.fromkeys(value.name for value in tensors if value.name and value.name not in constants))
+    def _tensors(self, model: ir.Model) -> dict[str, ir.Value]:
+        return tensors_to_calibrate(model, self.op_types_to_calibrate)
 
     def _observed(
         self, data_reader: Reader, empty: Statistic, chunk: int | None = None
@@ -174,7 +159,7 @@ class CalibraterBase:
             nonfinite="ignore",
             optimize=False,  # the ends are then those of the user's own graph, to the last bit
         )
-        wanted = dict.fromkeys(self._selected(self._model), empty)
+        wanted = dict.fromkeys(self._tensors(self._model), empty)
         with open_samples(data_reader, model_inputs(self._model), hold_back_every=0, finite=False) as samples:
             size = chunk or len(samples)
             for start in range(0, len(samples), size):
@@ -184,8 +169,8 @@ class CalibraterBase:
 
     def _dtypes(self) -> dict[str, np.dtype[np.generic]]:
         """The type of every tensor that is measured."""
-        known = {value.name: value for node in self._model.graph for value in (*node.inputs, *node.outputs) if value}
-        return {name: np.dtype(known[name].dtype.numpy()) for name in self._selected(self._model)}  # type: ignore[union-attr]
+        known = self._tensors(self._model)
+        return {name: np.dtype(value.dtype.numpy()) for name, value in known.items() if value.dtype is not None}
 
 
 def _tell_dropped(found: Mapping[str, Statistic]) -> None:
