@@ -10,12 +10,15 @@ import pytest
 import bench
 from benchmarks import isolate
 from benchmarks.clock import RuntimeClock
+from benchmarks.comparison import Comparison
+from benchmarks.dynamic_variants import DYNAMIC_VARIANTS
 from benchmarks.feeds import spool, stream
 from benchmarks.isolate import Failure
 from benchmarks.memory import AnonymousPeak, anonymous_mib, peak_mib
 from benchmarks.peer import PeerReader
-from benchmarks.settings import find_assets
+from benchmarks.settings import Settings, find_assets
 from benchmarks.tables import Column, Spread, Table
+from benchmarks.variants import OURS
 from benchmarks.weights import failed
 from models.gemm import gemm
 from models.weights import decoder_with_cache
@@ -199,3 +202,17 @@ def test_solvers_are_measured_against_the_peers_on_equal_terms() -> None:
     assert not isinstance(run, Failure)
     assert run["ours"] > 0
     assert run["error"] == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.slow
+def test_dynamic_variants_need_no_samples(tmp_path: Path) -> None:
+    settings = Settings(assets=(), repeat=1, samples=8, rounds=2, full=False, work=tmp_path)
+    (asset,) = find_assets(_asset(tmp_path).parent, ())
+    ours = {OURS: DYNAMIC_VARIANTS[OURS]}
+    table = Comparison(asset, settings, tmp_path, ours, "dynamic").table()
+    assert table.title == "tiny, dynamic"
+    assert "No samples." in table.note
+    _, row = table.rows
+    assert row["task"] == "accuracy 50.00%"
+    assert row["megabytes"] < 1
+    assert "mib_per_sample" not in row

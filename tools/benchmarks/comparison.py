@@ -1,6 +1,6 @@
 """All variants on one real model: accuracy, latency, time, memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from benchmarks import isolate
 from benchmarks.isolate import Failure
 from benchmarks.settings import Asset, Settings
 from benchmarks.tables import Column, Row, Spread, Table
-from benchmarks.variants import FLOAT, VARIANTS
+from benchmarks.variants import FLOAT, VARIANTS, Variant
 
 _FEW_SAMPLES = 8
 
@@ -23,10 +23,26 @@ _TASKS: dict[str, Callable[[float], str]] = {
 
 
 class Comparison:
-    """One asset, every variant."""
+    """One asset, every variant.
 
-    def __init__(self, asset: Asset, settings: Settings, work: Path) -> None:
+    Args:
+        asset: The model with its data.
+        settings: What the command line asked for.
+        work: Folder for files.
+        variants: What is compared.
+        topic: Added to the title; variants with one calibrate on no samples.
+    """
+
+    def __init__(
+        self,
+        asset: Asset,
+        settings: Settings,
+        work: Path,
+        variants: Mapping[str, Variant] = VARIANTS,
+        topic: str = "",
+    ) -> None:
         self._asset, self._settings, self._work = asset, settings, work
+        self._variants, self._topic = variants, topic
         self._feeds = work / "feeds"
 
     def table(self) -> Table:
@@ -44,11 +60,13 @@ class Comparison:
             Column("megabytes", "MB", 1),
             Column("note", "note"),
         )
+        samples = "No samples." if self._topic else f"{self._settings.samples} calibration samples."
         note = (
-            f"{self._settings.samples} calibration samples. Latency: one thread, all models in turns in one process, "
+            f"{samples} Latency: one thread, all models in turns in one process, "
             "median and quartiles. Seconds: file to file, without imports. Peak: a fresh process for each run."
         )
-        return Table(self._asset.name, note, columns, tuple(self._rows()))
+        title = ", ".join(filter(None, (self._asset.name, self._topic)))
+        return Table(title, note, columns, tuple(self._rows()))
 
     def _rows(self) -> list[Row]:
         if self._asset.missing:
@@ -57,12 +75,12 @@ class Comparison:
         if isinstance(spooled, Failure):
             return [{"tool": FLOAT, "note": f"skipped: {spooled.reason}"}]
         rows: list[Row] = [{"tool": FLOAT, **self._accuracy(self._asset.model)}]
-        rows += [self._variant(name) for name in VARIANTS]
+        rows += [self._variant(name) for name in self._variants]
         self._add_latency(rows)
         return rows
 
     def _output(self, variant: str) -> Path:
-        return self._work / f"{list(VARIANTS).index(variant)}.onnx"
+        return self._work / f"{list(self._variants).index(variant)}.onnx"
 
     def _variant(self, name: str) -> Row:
         runs = [self._quantize(name, self._settings.samples) for _ in range(self._settings.repeat)]
@@ -77,6 +95,8 @@ class Comparison:
             "note": "; ".join(done[0].get("warnings", ())) or None,
         }
         row |= self._accuracy(self._output(name))
+        if self._topic:
+            return row
         few = self._quantize(name, _FEW_SAMPLES, suffix=".few")
         more = self._settings.samples - _FEW_SAMPLES
         if not isinstance(few, Failure) and more > 0:
@@ -92,6 +112,7 @@ class Comparison:
             output=output.with_name(output.name + suffix),
             feeds=self._feeds,
             samples=samples,
+            topic=self._topic,
         )
 
     def _accuracy(self, model: Path) -> Row:
@@ -106,7 +127,7 @@ class Comparison:
         return {**known, "task": task, "megabytes": megabytes}
 
     def _add_latency(self, rows: list[Row]) -> None:
-        paths = {FLOAT: self._asset.model} | {name: self._output(name) for name in VARIANTS}
+        paths = {FLOAT: self._asset.model} | {name: self._output(name) for name in self._variants}
         working = [str(row["tool"]) for row in rows if "task" in row]
         measured = isolate.run(
             "latency",

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import isolate
 from benchmarks.calibration import METHODS, TOOLS
 from benchmarks.comparison import Comparison
+from benchmarks.dynamic_variants import DYNAMIC_VARIANTS
 from benchmarks.isolate import Failure
 from benchmarks.settings import Asset, Settings
 from benchmarks.tables import Column, Row, Spread, Table
@@ -24,6 +25,13 @@ def models(settings: Settings) -> Iterator[Table]:
     for asset in settings.assets:
         with tempfile.TemporaryDirectory(dir=settings.work) as folder:
             yield Comparison(asset, settings, Path(folder)).table()
+
+
+def dynamic(settings: Settings) -> Iterator[Table]:
+    """The same of dynamic quantization."""
+    for asset in settings.assets:
+        with tempfile.TemporaryDirectory(dir=settings.work) as folder:
+            yield Comparison(asset, settings, Path(folder), DYNAMIC_VARIANTS, "dynamic").table()
 
 
 def calibration(settings: Settings) -> Iterator[Table]:
@@ -128,6 +136,7 @@ def _startup_row(name: str, arguments: list[str], repeat: int) -> Row:
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Table]]] = {
     "models": models,
+    "dynamic": dynamic,
     "calibration": calibration,
     "scaling": scaling,
     "startup": startup,

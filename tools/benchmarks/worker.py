@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from benchmarks.dynamic_variants import DYNAMIC_VARIANTS
 from benchmarks.memory import AnonymousPeak, peak_mib
 from benchmarks.variants import VARIANTS, Task, Variant
 
@@ -19,9 +20,10 @@ _WARM_UP_RUNS = 3
 _MEMORY_LIMIT = 12 << 30  # bytes; some settings of the peer keep every activation of every sample
 
 
-def quantize(variant: str, model: str, output: str, feeds: str, samples: int | None) -> Result:
+def quantize(variant: str, model: str, output: str, feeds: str, samples: int | None, topic: str = "") -> Result:
     """Seconds from file to file and peak memory of one quantization."""
-    work = VARIANTS[variant].prepare()
+    variants = DYNAMIC_VARIANTS if topic else VARIANTS
+    work = variants[variant].prepare()
     task = Task(model=Path(model), output=Path(output), feeds=Path(feeds), samples=samples)
     start = time.perf_counter()
     facts = work(task)
