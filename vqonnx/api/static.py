@@ -19,8 +19,8 @@ from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.onnx_quantizer import ONNXQuantizer
-from vqonnx.quantizers.opset import needed_opset
 from vqonnx.quantizers.options import QuantizerOptions, is_power_of_two, resolve_target
+from vqonnx.quantizers.preparation import prepare_for
 from vqonnx.quantizers.presets import with_preset
 from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
 from vqonnx.quantizers.types import CalibrationMethod, PowerOfTwoMethod, QuantFormat, QuantType
@@ -29,7 +29,6 @@ from vqonnx.report.figures import Level
 from vqonnx.report.model import Report
 from vqonnx.stages.adapt import adapt, adapt_border, approximate
 from vqonnx.stages.plan import make_plan
-from vqonnx.stages.prepare import prepare
 
 T = TypeVar("T")
 
@@ -266,7 +265,7 @@ def plan(
         extra_options=asked.extra_options,
     )
     adapt_border(model, options.adaptation)
-    prepared = prepare(model, opset=needed_opset(model, options))
+    prepared = prepare_for(model, options)
     adapt(prepared.model, options.adaptation)
     approximate(prepared.model, options.adaptation)
     return make_plan(prepared.model, options.target, options.rules, prepared.folded)

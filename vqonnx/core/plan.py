@@ -98,6 +98,8 @@ class Plan:
             types below opset 21.
         custom_ops: Whether Vitis AI's custom QuantizeLinear and DequantizeLinear are written instead.
         keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
+        weight_pairs: Whether constants stay float, with a QuantizeLinear before their DequantizeLinear (QDQ form).
+        own_pairs: Whether each reader of an activation has a pair of its own (QDQ form).
     """
 
     target: str
@@ -108,6 +110,8 @@ class Plan:
     keep_clips: bool = False
     contrib: bool = False
     custom_ops: bool = False
+    weight_pairs: bool = False
+    own_pairs: bool = False
 
     def activations(self) -> list[TensorPlan]:
         """Forms whose parameters come from running the model."""

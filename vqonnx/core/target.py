@@ -57,6 +57,7 @@ class OpSupport:
         absent: Indices of optional inputs that the kernel does not take.
         one_zero_point: Whether all channels of the weight must have the same zero point.
         on_request: Quantized only where the user names the operator: its integer kernel is slower than the float one.
+        follows: On a target that takes graphs as given: quantized only where all its activations are quantized already.
     """
 
     kernel: Kernel = Kernel.COMPUTE
@@ -77,6 +78,7 @@ class OpSupport:
     absent: tuple[int, ...] = ()
     one_zero_point: bool = False
     on_request: bool = False
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,9 @@ class Target:
         own_bias: What biases become in the QDQ form, each with a scale of its own; int32 at input_scale x weight_scale
             where None.
         everything: Whether all operators with a kernel are quantized, however light and wherever they stand.
+        as_given: Whether the graph is taken as it is: nothing is folded or fused first, and what the table lists is
+            quantized without asking what it gains.
+        others: How operators that are not listed are run where the user names them; None: not at all.
         positions: Rules on the positions (-log2) of power-of-two scales; see ``core.positions``.
         family: The quantizer classes that serve it: ``""`` for the plain ones, ``"vitis"``.
         ops: Operators in the QDQ form, by ``op_type`` (default domain) or ``domain::op_type``.
@@ -112,6 +117,8 @@ class Target:
     bias: bool = True
     own_bias: QuantSpec | None = None
     everything: bool = False
+    as_given: bool = False
+    others: OpSupport | None = None
     positions: tuple[PositionRule, ...] = field(default=(), repr=False)
     family: str = ""
     ops: Mapping[str, OpSupport] = field(repr=False)

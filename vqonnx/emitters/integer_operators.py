@@ -15,6 +15,8 @@ from vqonnx.core.target import Kernel
 from vqonnx.emitters.codes import Codes, Triple
 from vqonnx.errors import OptionError
 from vqonnx.graph.facts import operator_key
+from vqonnx.graph.walk import constant
+from vqonnx.kernels.affine import quantize
 
 _CONTRIB = "com.microsoft::"
 _SOFTMAX_OPSET = 13
@@ -160,11 +162,15 @@ def _same(x: Operands) -> Operator:
 
 
 def _pad(x: Operands) -> Operator:
-    """Zeros are the zero point; only a constant Pad has them."""
-    pads, _, axes = (*x.plain(1), None, None)[:3]
+    """Zeros are the zero point; only a constant Pad has them, or another value, whose code the result's params give."""
+    pads, value, axes = (*x.plain(1), None, None)[:3]
     mode = x.node.attributes.get("mode")
-    zero = x.result_params()[1] if mode is None or mode.as_string() == "constant" else None
-    return Operator("Pad", (x.code(0), pads, zero, axes), x.attributes())
+    fill = x.result_params()[1] if mode is None or mode.as_string() == "constant" else None
+    number = constant(value)
+    if fill is not None and number is not None and number.any():
+        params = x.codes.solutions.params(x.result or "")
+        fill = x.codes.affine.add(f"{x.node.name}_fill", quantize(number.reshape(()), params))
+    return Operator("Pad", (x.code(0), pads, fill, axes), x.attributes())
 
 
 RULES: Mapping[str, Rule] = {

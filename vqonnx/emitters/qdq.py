@@ -55,6 +55,7 @@ class _QdqEmitter:
         self._model = model
         self._solutions = solutions
         self._keep_clips = plan.keep_clips
+        self._weight_pairs, self._own_pairs = plan.weight_pairs, plan.own_pairs
         self._names = NameAllocator.of(model)
         self._affine = AffineNodes(model, plan, solutions, self._names)
         self._values = values_by_name(model)
@@ -91,6 +92,11 @@ class _QdqEmitter:
             source = self._values[tensor.tensor]
         everyone = tensor.key in self._computed and tensor.converted_from is None
         uses = None if everyone else self._uses.get(tensor.key, [])
+        own = self._uses.get(tensor.key, []) if self._own_pairs else []
+        if len(own) > 1:
+            uses, *others = ([use] for use in own)
+            for other in others:
+                self._insert_pair(source, tensor.key, other)
         result = self._insert_pair(source, tensor.key, uses)
         result.meta[KEY] = tensor.key
         self._dequantized[tensor.key] = result
@@ -98,9 +104,12 @@ class _QdqEmitter:
     def emit_constant(self, tensor: TensorPlan) -> None:
         """The codes as an initializer, and a DequantizeLinear that the planned inputs read."""
         uses = self._uses[tensor.key]
+        like = self._values[tensor.tensor]
+        if self._weight_pairs and tensor.role is Role.WEIGHT and tensor.spec.has_scale:
+            self._emit_weight_pair(tensor, like, uses)
+            return
         codes = self._affine.codes(tensor.key)
         codes.meta[KEY] = tensor.key
-        like = self._values[tensor.tensor]
         fmt = BLOCK_FORMATS.get(tensor.spec.qtype.name)
         if fmt is not None:
             readers = [(self._nodes[name], index) for name, index in uses]
@@ -115,6 +124,14 @@ class _QdqEmitter:
             node = widened(self._names, codes, like)
         insert_before(self._nodes[uses[0][0]], node)
         self._rewire(uses, node.outputs[0])
+
+    def _emit_weight_pair(self, tensor: TensorPlan, weight: ir.Value, uses: Uses) -> None:
+        """Q -> DQ behind the float constant, for devices that know quantized weights by their pair."""
+        quantizer = self._affine.quantize(tensor.key, weight)
+        dequantizer = self._affine.dequantize(tensor.key, quantizer.outputs[0], weight)
+        dequantizer.outputs[0].meta[KEY] = tensor.key
+        insert_before(self._nodes[uses[0][0]], [quantizer, dequantizer])
+        self._rewire(uses, dequantizer.outputs[0])
 
     def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None) -> ir.Value:
         """Q -> DQ after ``source``, or what rounds to a type without scales; its readers, or uses, read the result."""

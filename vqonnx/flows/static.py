@@ -15,14 +15,15 @@ from vqonnx.flows.clock import Clock
 from vqonnx.flows.drafting import Draft, Drafting, StaticJob
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import ModelSource, load, save
-from vqonnx.quantizers.opset import needed_opset
+from vqonnx.quantizers.preparation import prepare_for
 from vqonnx.report.figures import Verification
 from vqonnx.report.model import OptionUsed, Report
 from vqonnx.stages.adapt import adapt, adapt_border, approximate
 from vqonnx.stages.equalize import equalize
 from vqonnx.stages.layer_equalization import Equalization, equalized_layers
 from vqonnx.stages.observe import ObserveOptions
-from vqonnx.stages.prepare import Prepared, prepare
+from vqonnx.stages.prepare import Prepared
+from vqonnx.stages.smooth import smooth
 from vqonnx.stages.verify import VerifyOptions, model_bytes, verify
 from vqonnx.version import __version__
 
@@ -41,14 +42,27 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
     with open_samples(reader, model_inputs(model)) as samples:
         with clock.stage("prepare"):
             adapt_border(model, job.options.adaptation)
-            prepared = prepare(model, opset=needed_opset(model, job.options))
+            prepared = prepare_for(model, job.options)
             adapt(prepared.model, job.options.adaptation)
             reference = None if job.options.adaptation.is_exact else load(prepared.model)
             approximate(prepared.model, job.options.adaptation)
+        job = _smoothed(prepared.model, samples, job, clock)
         drafting, how, streams = _equalized_best(prepared, reference, samples, job, clock)
         draft = drafting.best()
         verification = _written(drafting, draft, destination, size)
         return _report(drafting, draft, verification, streams, how)
+
+
+def _smoothed(model: ir.Model, samples: Samples, job: StaticJob, clock: Clock) -> StaticJob:
+    """The job for a model whose outliers went into the weights; the divisions that took nodes stay float."""
+    if job.options.smoothing is None:
+        return job
+    options = ObserveOptions(providers=job.providers, executor=job.executor, progress=job.progress)
+    with clock.stage("smooth"):
+        divisions = smooth(model, samples.calibration, job.options.smoothing, options)
+    chosen = job.options.rules.selection
+    rules = replace(job.options.rules, selection=replace(chosen, exclude=(*chosen.exclude, *divisions)))
+    return replace(job, options=replace(job.options, rules=rules))
 
 
 def _equalized_best(

@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-import numpy as np
 import onnx_ir as ir
 
-from vqonnx.core.granularity import PerAxis, PerTensor
+from vqonnx.core.granularity import PerAxis, PerBlock, PerTensor
 from vqonnx.core.plan import NodePlan, Role, TensorPlan
 from vqonnx.core.qtype import INT32, Kind
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Form, Kernel
-from vqonnx.errors import OptionError
 from vqonnx.graph.facts import int_attribute
-from vqonnx.graph.walk import constant_tensor, is_float
+from vqonnx.graph.walk import constant, constant_tensor, is_float
 from vqonnx.planning.eligible import Candidate
-from vqonnx.planning.layer_types import TensorTypes
+from vqonnx.planning.forms import form_of, override_error
+from vqonnx.planning.layer_types import TensorTypes, summed_axis
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import LayerTypes, Override, PlanRules
 
@@ -121,7 +120,7 @@ def _operand(work: Assignment, value: ir.Value, candidate: Candidate) -> str | N
     override = work.rules.overrides.get(name)
     wanted = work.types.read(value, candidate)
     if constant_tensor(value) is not None:
-        return _add(work, _form(name, Role.WEIGHT, wanted, override))
+        return _add(work, form_of(name, Role.WEIGHT, wanted, override))
     if not work.rules.activations:
         return None
     key = _activation(work, value, wanted)
@@ -137,7 +136,7 @@ def _operand(work: Assignment, value: ir.Value, candidate: Candidate) -> str | N
 def _converted(work: Assignment, key: str, spec: QuantSpec, override: Override | None) -> str:
     """A second form of an activation, made of the first."""
     original = work.tensors[key]
-    form = _form(original.tensor, Role.ACTIVATION, spec, override)
+    form = form_of(original.tensor, Role.ACTIVATION, spec, override)
     if form.bounds is None and form.fixed is None:
         form = replace(form, bounds=original.bounds, method=None if original.bounds else work.rules.method)
     return _add(work, replace(form, key=f"{original.tensor}_{form.spec.qtype.name}", converted_from=key))
@@ -150,18 +149,33 @@ def _activation(work: Assignment, value: ir.Value, wanted: QuantSpec | None = No
     spec = work.types.made(value) if computed or wanted is None else wanted
     if (name, spec) in work.activations:
         return work.activations[name, spec]
-    form = _form(name, Role.ACTIVATION, spec, work.rules.overrides.get(name))
+    form = form_of(name, Role.ACTIVATION, spec, work.rules.overrides.get(name))
     if form.bounds is None and form.fixed is None:
         maker = work.partition.maker(value)
-        bounds = maker.support.output_bounds if maker is not None else None
+        bounds = _known_bounds(work, maker) if maker is not None else None
         form = replace(form, bounds=bounds, method=None if bounds else work.rules.method)
     work.activations[name, spec] = _add(work, form)
     return work.activations[name, spec]
 
 
+def _known_bounds(work: Assignment, maker: Candidate) -> tuple[float, float] | None:
+    """The range of what a node computes: that of its operator, or of the constants that it looks values up in."""
+    if maker.node.op_type == "Sigmoid" and work.rules.sigmoid_256 and work.rules.form is Form.QOPERATOR:
+        return 0.0, 255 / 256
+    if maker.support.kernel is not Kernel.MOVES:
+        return maker.support.output_bounds
+    tables = [constant(maker.input(index)) for index in maker.activations()]
+    known = [table for table in tables if table is not None and table.size]
+    if not known or len(known) < len(tables):
+        return None
+    return min(float(table.min()) for table in known), max(float(table.max()) for table in known)
+
+
 def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | None:
     """The form of an output: none where a clip follows, or where float is free and no integer node reads it."""
     if not is_float(output) or work.partition.clip_after(candidate) is not None or not work.rules.activations:
+        return None
+    if candidate.node.op_type in work.rules.float_outputs:
         return None
     return None if work.partition.has_free_float_output(candidate, output) else _activation(work, output)
 
@@ -170,73 +184,52 @@ def _weight(work: Assignment, weight: ir.Value, candidate: Candidate) -> str:
     name = weight.name or ""
     override = work.rules.overrides.get(name)
     axis = candidate.channel_axis() if work.rules.per_channel else None
+    if axis is not None or (work.rules.per_channel and candidate.node.op_type in work.rules.channel_axes):
+        axis = work.rules.channel_axes.get(candidate.node.op_type, axis)
     if override is not None and override.axis is not None:
         axis = override.axis
     rank = len(weight.shape) if weight.shape is not None else 0
     if candidate.node.op_type == "MatMul" and rank != 2:
         axis = None  # QLinearMatMul takes a scale a column for matrices only
     if axis is not None and not -rank <= axis < rank:
-        raise _override_error(name, f"has rank {rank}, so no axis {axis}")
+        raise override_error(name, f"has rank {rank}, so no axis {axis}")
     spec = work.types.weight(weight, candidate)
     if spec.has_scale:
         spec = replace(spec, granularity=PerAxis(axis % rank) if axis is not None and rank else PerTensor())
-    return _add(work, _form(name, Role.WEIGHT, spec, override))
+    if work.rules.block_size and candidate.node.op_type in ("Gemm", "MatMul") and rank == 2:
+        summed = summed_axis(candidate.node, candidate.support.weight or 1, rank)
+        spec = replace(spec, granularity=PerBlock(summed, work.rules.block_size))
+    return _add(work, form_of(name, Role.WEIGHT, spec, override))
 
 
 def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str | None:
     source, weight, bias = keys[0], keys[candidate.support.weight or 1], candidate.bias()
     if source is None or weight is None or bias is None or not work.rules.quantize_bias:
         return None
-    own = work.rules.own_bias is not None and work.rules.form is Form.QDQ
-    if not own and not all(work.tensors[key].spec.qtype.kind is Kind.INTEGER for key in (source, weight)):
-        return None  # no scales that an integer's could be made of: such biases stay float
-    if bias.dtype != ir.DataType.FLOAT and work.rules.form is Form.QDQ:
-        return None  # DequantizeLinear's float16 scale cannot hold input_scale * weight_scale: such biases stay float
-    granularity = work.tensors[weight].spec.granularity
-    per_channel = isinstance(granularity, PerAxis)
-    if per_channel and granularity != PerAxis(candidate.channel_axis() or 0):
-        return None  # the user's axis is not that of the outputs
+    override = work.rules.overrides.get(bias.name or "")
+    if override is not None and work.rules.form is Form.QDQ and constant_tensor(bias) is not None:
+        return _add(work, form_of(bias.name or "", Role.WEIGHT, work.rules.weight, override))
+    if _keeps_float_bias(work, candidate, bias, (source, weight)):
+        return None
+    per_channel = isinstance(work.tensors[weight].spec.granularity, PerAxis)
     spec = QuantSpec(qtype=INT32, symmetric=True, granularity=PerAxis(0) if per_channel else PerTensor())
-    form = _form(bias.name or "", Role.BIAS, spec, None)
+    form = form_of(bias.name or "", Role.BIAS, spec, None)
     repeats = int_attribute(candidate.node, "group", 1) if candidate.node.op_type == "ConvTranspose" else 1
     return _add(work, replace(form, scale_of=(source, weight), repeats=repeats if per_channel else 1))
 
 
-def _form(name: str, role: Role, spec: QuantSpec, override: Override | None) -> TensorPlan:
-    """A tensor's plan with what the user fixed for it."""
-    if override is not None and override.qtype is not None:
-        spec = replace(spec, qtype=override.qtype)
-    plan = TensorPlan(key=name, tensor=name, role=role, spec=spec)
-    if not spec.has_scale:
-        return replace(plan, fixed=(np.array(1.0), np.array(0)))
-    if override is None:
-        return plan
-    spec = replace(
-        spec,
-        symmetric=spec.symmetric if override.symmetric is None else override.symmetric,
-        reduce_range=spec.reduce_range if override.reduce_range is None else override.reduce_range,
-    )
-    if override.scale is not None and override.zero_point is not None:
-        _check_fixed(name, spec, override.scale, override.zero_point)
-        fixed = (np.asarray(override.scale, np.float64), np.asarray(override.zero_point, np.int64))
-        return replace(plan, spec=spec, fixed=fixed)
-    if override.low is not None and override.high is not None:
-        return replace(plan, spec=spec, bounds=(override.low, override.high))
-    return replace(plan, spec=spec)
-
-
-def _check_fixed(name: str, spec: QuantSpec, scale: tuple[float, ...], zero_point: tuple[int, ...]) -> None:
-    qtype = spec.qtype
-    if any(not qtype.qmin <= zero <= qtype.qmax for zero in zero_point):
-        raise _override_error(name, f"zero_point {list(zero_point)} does not fit {qtype.name}")
-    if len(scale) != len(zero_point):
-        raise _override_error(name, f"has {len(scale)} scales but {len(zero_point)} zero points")
-    if len(scale) > 1 and not isinstance(spec.granularity, PerAxis):
-        raise _override_error(name, f"has {len(scale)} scales, but only weights take one a channel")
-
-
-def _override_error(name: str, text: str) -> OptionError:
-    return OptionError(f"TensorQuantOverrides: {name!r} {text}.", option="TensorQuantOverrides")
+def _keeps_float_bias(work: Assignment, candidate: Candidate, bias: ir.Value, scaled: tuple[str, str]) -> bool:
+    """Whether input_scale * weight_scale is no scale for the bias, or DequantizeLinear could not hold it."""
+    tensor, is_qdq = constant_tensor(bias), work.rules.form is Form.QDQ
+    own = work.rules.own_bias is not None and is_qdq
+    if tensor is None or not (own or all(work.tensors[key].spec.qtype.kind is Kind.INTEGER for key in scaled)):
+        return True  # computed at run time; or of no integers
+    if bias.dtype != ir.DataType.FLOAT and is_qdq:
+        return True  # a float16 scale is too coarse
+    granularity = work.tensors[scaled[1]].spec.granularity
+    if isinstance(granularity, PerAxis):  # the user's axis may be another than that of the outputs
+        return granularity != PerAxis(candidate.channel_axis() or 0) or len(tensor.shape) != 1
+    return isinstance(granularity, PerBlock) and bool(work.rules.block_size)
 
 
 def _add(work: Assignment, plan: TensorPlan) -> str:

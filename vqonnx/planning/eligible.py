@@ -150,6 +150,11 @@ def _fills_with_other_than_zero(candidate: Candidate) -> str:
     return "" if not filled.any() else f"it fills with {filled.item():g}, which the range of its input may not hold"
 
 
+def _fills_with_unknown(candidate: Candidate) -> str:
+    value = candidate.input(2) if candidate.node.op_type == "Pad" else None
+    return "what it fills with is computed at run time" if value is not None and constant(value) is None else ""
+
+
 def _normalizes_one_element(candidate: Candidate) -> str:
     """Each result is 1 then, and ONNX Runtime's uint8 kernel gives 0 (1.31)."""
     source = candidate.node.inputs[0] if candidate.node.op_type == "Softmax" else None
@@ -245,3 +250,27 @@ _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _clip_needs_constants,
     _other_hard_sigmoid,
 )
+
+AS_GIVEN_CHECKS: tuple[Callable[[Candidate], str], ...] = (
+    _opset_too_low,
+    _attribute_not_taken,
+    _input_not_taken,
+    _no_float_input,
+    _unsupported_float,
+    _empty_weight,
+    _gemm_factors,
+)
+"""What keeps an operator float on a target that takes graphs as given …"""
+
+INTEGER_CHECKS: tuple[Callable[[Candidate], str], ...] = (
+    _normalizes_one_element,
+    _weight_not_constant,
+    _bias_form,
+    _fills_with_unknown,
+)
+"""… and besides where it is to become an integer operator."""
+
+
+def is_exact_on_codes(candidate: Candidate) -> bool:
+    """Whether a mover adds no value of its own, and a clip is one that some range repeats."""
+    return not (_fills_with_other_than_zero(candidate) or _clip_needs_constants(candidate))

@@ -111,6 +111,13 @@ class PlanRules:
             meet, the reader's form is converted from the other.
         unsigned_relu: Make signed types of what is never below zero (a Relu's or Clip's output) unsigned.
         activations: Whether activations are quantized; only weights are otherwise.
+        bodies: Whether nodes in bodies of If, Loop and Scan are quantized.
+        float_outputs: Operators whose outputs are not quantized.
+        channel_axes: Channel axis of weights by operator, instead of the target's.
+        block_size: Elements of a weight [K, N] that share a scale, along K; 0: all of a tensor or channel.
+        weight_pairs: Keep constants float, with a QuantizeLinear before their DequantizeLinear.
+        own_pairs: Give each reader of an activation a pair of its own.
+        sigmoid_256: Give outputs of Sigmoid the scale 1/256 that NNAPI wants (QOperator form, uint8).
     """
 
     activation: QuantSpec
@@ -131,3 +138,15 @@ class PlanRules:
     layers: tuple[LayerTypes, ...] = ()
     unsigned_relu: bool = False
     activations: bool = True
+    bodies: bool = True
+    float_outputs: frozenset[str] = frozenset()
+    channel_axes: Mapping[str, int] = field(default_factory=dict)
+    block_size: int = 0
+    weight_pairs: bool = False
+    own_pairs: bool = False
+    sigmoid_256: bool = False
+
+    @property
+    def has_axes(self) -> bool:
+        """Whether any weight may have a scale an index of an axis."""
+        return self.per_channel or any(override.axis is not None for override in self.overrides.values())

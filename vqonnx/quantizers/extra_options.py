@@ -1,7 +1,7 @@
 """``extra_options``, with the keys of onnxruntime.quantization, parsed once into typed values."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -11,23 +11,6 @@ from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.planning.rules import Override
 from vqonnx.quantizers.overrides import parse_overrides
-
-_LATER = {
-    "extra.Sigmoid.nnapi": False,
-    "ActivationRestrictedAsymmetric": False,
-    "EnableSubgraph": False,
-    "AddQDQPairToWeight": False,
-    "OpTypesToExcludeOutputQuantization": [],
-    "DedicatedQDQPair": False,
-    "QDQOpTypePerChannelSupportToAxis": {},
-    "CalibStridedMinMax": None,
-    "SmoothQuant": False,
-    "SmoothQuantAlpha": 0.5,
-    "SmoothQuantFolding": True,
-    "BlockSize": 0,
-    "DefaultTensorType": None,
-}
-"""Documented keys that have no effect here yet, with the value at which they have none in any tool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +33,19 @@ class ExtraOptions:
         tensor_quant_overrides: By tensor name.
         qdq_keep_removable_activations: Keep Relu and Clip nodes that a range repeats exactly.
         qdq_disable_weight_adjust_for_int32_bias: Never grow a weight's scale so that a bias fits.
+        activation_restricted_asymmetric: Give uint8 activations zero point 0, or 128 where they can be negative.
+        sigmoid_nnapi: Give outputs of Sigmoid scale 1/256 and zero point 0 (QOperator form, uint8).
+        enable_subgraph: Quantize nodes in bodies of If, Loop and Scan; None lets the target decide.
+        add_qdq_pair_to_weight: Keep weights float, with a QuantizeLinear before their DequantizeLinear.
+        op_types_to_exclude_output_quantization: Operators whose outputs are not quantized.
+        dedicated_qdq_pair: Give each reader of an activation a pair of its own.
+        qdq_op_type_per_channel_support_to_axis: Channel axis of weights by operator.
+        calib_strided_min_max: Samples that a reader with ``set_range`` gives at a time.
+        smooth_quant: Divide channels of activations, and multiply those of weights, before anything is quantized.
+        smooth_quant_alpha: Share of the ranges' ratio that goes into the weights, in [0, 1].
+        smooth_quant_folding: Fold the divisions into what computes the activations, where that can be done.
+        block_size: Elements of a MatMul's or Gemm's weight that share a scale; 0: no blocks. Needs opset 21.
+        default_tensor_type: Type (``onnx.TensorProto``) of tensors that have none after inference.
         target: A target, or the name of one; vqonnx's own key ``Target``.
     """
 
@@ -68,6 +64,19 @@ class ExtraOptions:
     tensor_quant_overrides: Mapping[str, Override] = field(default_factory=dict)
     qdq_keep_removable_activations: bool = False
     qdq_disable_weight_adjust_for_int32_bias: bool = False
+    activation_restricted_asymmetric: bool = False
+    sigmoid_nnapi: bool = False
+    enable_subgraph: bool | None = None
+    add_qdq_pair_to_weight: bool = False
+    op_types_to_exclude_output_quantization: Sequence[str] = ()
+    dedicated_qdq_pair: bool = False
+    qdq_op_type_per_channel_support_to_axis: Mapping[str, int] = field(default_factory=dict)
+    calib_strided_min_max: int | None = None
+    smooth_quant: bool = False
+    smooth_quant_alpha: float = 0.5
+    smooth_quant_folding: bool = True
+    block_size: int = 0
+    default_tensor_type: int | None = None
     target: Target | str | None = None
 
 
@@ -87,6 +96,19 @@ _FIELDS = {
     "TensorQuantOverrides": "tensor_quant_overrides",
     "QDQKeepRemovableActivations": "qdq_keep_removable_activations",
     "QDQDisableWeightAdjustForInt32Bias": "qdq_disable_weight_adjust_for_int32_bias",
+    "ActivationRestrictedAsymmetric": "activation_restricted_asymmetric",
+    "extra.Sigmoid.nnapi": "sigmoid_nnapi",
+    "EnableSubgraph": "enable_subgraph",
+    "AddQDQPairToWeight": "add_qdq_pair_to_weight",
+    "OpTypesToExcludeOutputQuantization": "op_types_to_exclude_output_quantization",
+    "DedicatedQDQPair": "dedicated_qdq_pair",
+    "QDQOpTypePerChannelSupportToAxis": "qdq_op_type_per_channel_support_to_axis",
+    "CalibStridedMinMax": "calib_strided_min_max",
+    "SmoothQuant": "smooth_quant",
+    "SmoothQuantAlpha": "smooth_quant_alpha",
+    "SmoothQuantFolding": "smooth_quant_folding",
+    "BlockSize": "block_size",
+    "DefaultTensorType": "default_tensor_type",
     "Target": "target",
 }
 
@@ -99,22 +121,16 @@ def parse_extra_options(raw: Mapping[str, object] | None, further: Collection[st
         further: Keys that other modules read, for messages.
 
     Raises:
-        OptionError: A key is unknown or not supported yet, or a value has the wrong type.
+        OptionError: A key is unknown, or a value has the wrong type.
     """
     given: dict[str, object] = {}
     for key, value in (raw or {}).items():
         if key in _FIELDS:
             given[_FIELDS[key]] = parse_overrides(value) if key == "TensorQuantOverrides" else value
-        elif key not in _LATER:
-            known = [*_FIELDS, *_LATER, *further]
-            listed = ", ".join(sorted({*_FIELDS, *further}))
+        else:
+            known = sorted({*_FIELDS, *further})
             raise OptionError(
-                f"extra_options: {key!r} is no option{nearest(key, known)}. Known are {listed}.",
-                option=key,
-            )
-        elif value != _LATER[key]:
-            raise OptionError(
-                f"extra_options: {key!r} is not supported yet; leave it out, or at {_LATER[key]!r}.", option=key
+                f"extra_options: {key!r} is no option{nearest(key, known)}. Known are {', '.join(known)}.", option=key
             )
     _check_types(given)
     return ExtraOptions(**given)  # type: ignore[arg-type]  # checked above
@@ -136,6 +152,24 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
+
+
+def _is_names(value: object) -> bool:
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        return False
+    return all(isinstance(name, str) for name in value)
+
+
+def _is_axes(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and all(isinstance(name, str) for name in value)
+        and all(isinstance(axis, (int, np.integer)) for axis in value.values())
+    )
+
+
 _FLAG: tuple[str, Callable[[object], bool]] = ("True or False", _is_flag)
 _VALUES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "calib_moving_average_constant": ("a number in (0, 1]", lambda value: _is_number(value) and 0 < value <= 1),
@@ -143,6 +177,12 @@ _VALUES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "calib_percentile": ("a number", _is_number),
     "minimum_real_range": ("a number >= 0", lambda value: _is_number(value) and 0 <= value < math.inf),
     "tensor_quant_overrides": ("a dictionary", lambda value: isinstance(value, Mapping)),
+    "op_types_to_exclude_output_quantization": ("a list of operators", _is_names),
+    "qdq_op_type_per_channel_support_to_axis": ("a dictionary of axes by operator", _is_axes),
+    "calib_strided_min_max": ("a whole number >= 0", _is_count),
+    "smooth_quant_alpha": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "block_size": ("a whole number >= 0", _is_count),
+    "default_tensor_type": ("a member of onnx.TensorProto.DataType", _is_count),
     "target": ("a target or the name of one", lambda value: isinstance(value, (str, Target))),
 }
 """What an option takes, and whether a value is that; those not named here are flags."""

@@ -5,25 +5,27 @@ import onnx_ir as ir
 from vqonnx.graph.walk import values
 from vqonnx.quantizers.options import QuantizerOptions
 
+_FIRST = 10
 _PER_AXIS = 13
 _FLOAT16_SCALES = 19
 _WIDE_OR_NARROW_TYPES = 21
 
 
 def needed_opset(model: ir.Model, options: QuantizerOptions) -> int:
-    """Least default-domain opset: 13 for scales per axis, 19 for float16 scales, 21 for 16- and 4-bit types.
+    """Least default-domain opset: 13 for scales per axis, 19 for float16 scales, 21 for blocks, 16- and 4-bit types.
 
-    With ``UseQDQContribOps`` the operators of com.microsoft take their place, and 13 is enough but in float16, where
-    ONNX Runtime adds ONNX's own for the biases.
+    Graphs that are taken as given keep theirs, from 10 on, where no scale has an axis. With ``UseQDQContribOps`` the
+    operators of com.microsoft take the place of 21, but in float16, where ONNX Runtime adds ONNX's own for the biases.
     """
     half = any(value.dtype == ir.DataType.FLOAT16 for value in values(model))
+    least = _FIRST if options.target.as_given and not options.rules.has_axes else _PER_AXIS
     if options.rules.contrib:
-        return _FLOAT16_SCALES if half else _PER_AXIS
+        return _FLOAT16_SCALES if half else least
     overrides = options.rules.overrides.values()
     types = [options.rules.activation.qtype, options.rules.weight.qtype]
     types += [override.qtype for override in overrides if override.qtype is not None]
     forms = [override.conversion.form for override in overrides if override.conversion is not None]
     types += [form.qtype for form in forms if form.qtype is not None]
-    if any(qtype.bits != 8 for qtype in types):
+    if options.rules.block_size or any(qtype.bits != 8 for qtype in types):
         return _WIDE_OR_NARROW_TYPES
-    return _FLOAT16_SCALES if half or any(qtype.name.startswith("float8") for qtype in types) else _PER_AXIS
+    return _FLOAT16_SCALES if half or any(qtype.name.startswith("float8") for qtype in types) else least

@@ -19,6 +19,7 @@ from vqonnx.quantizers.vitis_options import KNOWN, VitisOptions, parse_vitis_opt
 from vqonnx.runtime.machine import cpu_target_name
 from vqonnx.stages.adapt import Adaptation
 from vqonnx.stages.layer_equalization import Equalization
+from vqonnx.stages.smooth import Smoothing
 from vqonnx.targets.registry import get_target
 
 DEFAULT_METHODS = (RangeMethod.MSE, RangeMethod.MEAN)
@@ -40,6 +41,8 @@ class QuantizerOptions:
         adaptation: What is done to the float model first.
         equalizations: Ways to equalize layers, of which held-back samples choose one.
         positions: Rules on positions that hold in the result.
+        smoothing: How outliers of activations go into weights first; None: not at all.
+        default_type: Type of tensors that have none after inference, by ONNX's number.
     """
 
     target: Target
@@ -52,6 +55,8 @@ class QuantizerOptions:
     adaptation: Adaptation = field(default_factory=Adaptation)
     equalizations: tuple[Equalization, ...] = (Equalization.NONE,)
     positions: tuple[PositionRule, ...] = ()
+    smoothing: Smoothing | None = None
+    default_type: int | None = None
 
     @classmethod
     def of(
@@ -84,7 +89,7 @@ class QuantizerOptions:
         _check_family(device, own)
         vitis = parse_vitis_options(own)
         _check_granularity(device, per_channel)
-        methods = _methods(calibrate_method, extra, vitis)
+        methods = _methods(device, calibrate_method, extra, vitis)
         grid = _grid(device, calibrate_method, vitis)
         if grid is ScaleGrid.POWER_OF_TWO and calibrate_method is None:
             methods = (RangeMethod.MSE,)
@@ -110,12 +115,20 @@ class QuantizerOptions:
             layers=vitis.layers,
             unsigned_relu=vitis.unsigned_relu,
             activations=vitis.activations,
+            bodies=not device.as_given if extra.enable_subgraph is None else extra.enable_subgraph,
+            float_outputs=frozenset(extra.op_types_to_exclude_output_quantization),
+            channel_axes=dict(extra.qdq_op_type_per_channel_support_to_axis),
+            block_size=extra.block_size,
+            weight_pairs=extra.add_qdq_pair_to_weight,
+            own_pairs=extra.dedicated_qdq_pair,
+            sigmoid_256=extra.sigmoid_nnapi,
         )
         percentile = RangeOptions(percentile=extra.calib_percentile)
         ranges = RangeRules(
             options=percentile if vitis.ranges == RangeOptions() else vitis.ranges,
             symmetric=extra.calib_tensor_range_symmetric,
             least_range=extra.minimum_real_range or 0.0,
+            restricted=extra.activation_restricted_asymmetric,
         )
         return cls(
             target=device,
@@ -129,6 +142,8 @@ class QuantizerOptions:
             adaptation=vitis.adaptation_for(device) if device.family == "vitis" else Adaptation(),
             equalizations=vitis.equalizations if device.family == "vitis" else (Equalization.NONE,),
             positions=vitis.positions_for(device) if grid is ScaleGrid.POWER_OF_TWO else (),
+            smoothing=Smoothing(extra.smooth_quant_alpha, extra.smooth_quant_folding) if extra.smooth_quant else None,
+            default_type=extra.default_tensor_type,
         )
 
 
@@ -158,12 +173,14 @@ def _check_granularity(device: Target, per_channel: bool | None) -> None:
         )
 
 
-def _methods(method: object, extra: ExtraOptions, vitis: VitisOptions) -> tuple[RangeMethod, ...]:
+def _methods(device: Target, method: object, extra: ExtraOptions, vitis: VitisOptions) -> tuple[RangeMethod, ...]:
     if is_power_of_two(method):
         return (PowerOfTwoMethod.of(method).method(vitis.mode),)
     found = None if method is None else range_method(method)
     if extra.calib_moving_average and found in (None, RangeMethod.MIN_MAX):
         return (RangeMethod.MOVING_AVERAGE,)
+    if found is None and device.as_given:
+        return (RangeMethod.MIN_MAX,)
     return DEFAULT_METHODS if found is None else (found,)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from vqonnx.calibration.statistics import Statistic
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan, TensorPlan
-from vqonnx.core.spec import RangeMethod
+from vqonnx.core.qtype import Kind
+from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.errors import OptionError, QuantRangeError, SampleError
 from vqonnx.kernels.affine import affine_params
 from vqonnx.kernels.ranges import RangeOptions
@@ -23,12 +24,14 @@ class RangeRules:
     Attributes:
         options: Options of the range methods.
         symmetric: Centre every measured range on zero first, whatever the type.
-        least_range: Smallest high - 0 that a range may have; 0 allows any.
+        least_range: Smallest width that a range with 0 may have; 0 allows any.
+        restricted: Give unsigned types a zero point of 0 or the middle code.
     """
 
     options: RangeOptions = RangeOptions()  # noqa: RUF009 - frozen
     symmetric: bool = False
     least_range: float = 0.0
+    restricted: bool = False
 
 
 def activation_params(
@@ -90,7 +93,19 @@ def _range_of(tensor: TensorPlan, ranges: Mapping[str, object], rules: RangeRule
     low, high = _read(ranges[tensor.tensor], tensor, rules)
     if rules.symmetric:
         low, high = min(low, -high), max(high, -low)
-    return low, max(high, rules.least_range)
+    if low <= high:  # else an error, told where the scale is made
+        high = max(high, min(low, 0.0) + rules.least_range)
+    return _centred(low, high, tensor.spec) if rules.restricted else (low, high)
+
+
+def _centred(low: float, high: float, spec: QuantSpec) -> Range:
+    """The least range around this one for which 0 has the middle code of an unsigned type, if it is below 0 at all."""
+    if low >= 0 or spec.symmetric or spec.qtype.signed or spec.qtype.kind is not Kind.INTEGER:
+        return low, high
+    below = (spec.qmin + spec.qmax + 1) // 2 - spec.qmin
+    above = spec.qmax - spec.qmin - below
+    step = max(-low / below, high / above)
+    return -step * below, step * above
 
 
 def _read(known: object, tensor: TensorPlan, rules: RangeRules) -> Range:

@@ -14,6 +14,7 @@ from vqonnx.planning.assign import assign
 from vqonnx.planning.eligible import candidates, has_float_edge
 from vqonnx.planning.kernels import check_kernels
 from vqonnx.planning.layer_types import types_by_node
+from vqonnx.planning.listed import ListedPartition, listed_candidates
 from vqonnx.planning.own_biases import with_own_bias_scales
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import PlanRules
@@ -40,8 +41,12 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         **rejections(nodes, rules.selection, known),
         **_with_biases(nodes, rules.floats),
     }
-    found, skips = candidates(nodes, device, rejected)
-    partition = Partition(found, everything=rules.everything or device.everything)
+    if device.as_given:
+        found, skips = listed_candidates(nodes, device, rejected, rules.selection.op_types)
+        partition: Partition = ListedPartition(found, everything=rules.everything, float_outputs=rules.float_outputs)
+    else:
+        found, skips = candidates(nodes, device, rejected)
+        partition = Partition(found, everything=rules.everything or device.everything)
     tensors, plans = assign(partition, rules, types_by_node(nodes, rules.layers))
     check_kernels(partition, tensors, plans)
     left = [*skips, *partition.skips, *_in_bodies(nodes)]
@@ -56,6 +61,8 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         keep_clips=rules.keep_clips,
         contrib=rules.contrib or _above(target, model),
         custom_ops=rules.custom_ops,
+        weight_pairs=rules.weight_pairs,
+        own_pairs=rules.own_pairs,
     )
     own_bias = rules.own_bias if rules.form is Form.QDQ else None
     return plan if own_bias is None else with_own_bias_scales(plan, own_bias)

@@ -5,10 +5,10 @@ from importlib.metadata import entry_points
 
 from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, nearest
-from vqonnx.targets import cpu, directml, openvino, qnn, tensorrt, vitis
+from vqonnx.targets import cpu, directml, onnxruntime, openvino, qnn, tensorrt, vitis
 
 ENTRY_POINT_GROUP = "vqonnx.targets"
-_MODULES = (cpu, directml, openvino, qnn, tensorrt, vitis)
+_MODULES = (cpu, directml, onnxruntime, openvino, qnn, tensorrt, vitis)
 _SHIPPED: Mapping[str, Target] = {target.name: target for module in _MODULES for target in module.TARGETS}
 
 

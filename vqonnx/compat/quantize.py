@@ -1,0 +1,245 @@
+"""onnxruntime.quantization.quantize: the same functions, defaults and node counts over vqonnx's stages.
+
+The target is ``onnxruntime``: the graph is quantized as it is, with the operators that the peer lists; nothing is
+equalized, corrected, or left float because of its accuracy. ``vqonnx.quantize_static`` has defaults of its own.
+
+Where the peer writes wrong models these are right: factors of a Gemm are folded, a Relu or Clip goes only where the
+range repeats it, a bias on the scale of another consumer gets one of its own, fp16 models get an opset that has fp16
+scales, float16 ranges do not collapse, the caller's model is untouched. Misspelt names are errors.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import onnx
+
+from vqonnx.api import dynamic, static
+from vqonnx.calibration.feeds import Feed
+from vqonnx.calibration.model import model_inputs
+from vqonnx.calibration.readers import Reader, open_samples
+from vqonnx.compat.configs import (
+    DynamicQuantConfig,
+    QuantConfig,
+    StaticQuantConfig,
+    get_int_qdq_config,
+    get_qdq_config,
+)
+from vqonnx.errors import OptionError
+from vqonnx.graph.io import ModelSource, load
+from vqonnx.planning.rules import Pattern
+from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
+from vqonnx.report.model import Report
+
+__all__ = [
+    "DynamicQuantConfig",
+    "QuantConfig",
+    "QuantizationMode",
+    "StaticQuantConfig",
+    "check_static_quant_arguments",
+    "get_int_qdq_config",
+    "get_qdq_config",
+    "quantize",
+    "quantize_dynamic",
+    "quantize_static",
+]
+
+_TARGET = "onnxruntime"
+_DYNAMIC_OPERATORS = ("Conv", "MatMul", "Gemm", "Attention", "LSTM", "Gather")
+_WITHOUT_EFFECT = frozenset({"EmbedLayerNormalization", "Transpose"})
+"""Listed by the peer for dynamic quantization, where nothing gives them integers."""
+_SIXTEEN_BITS = (QuantType.QInt16, QuantType.QUInt16)
+
+
+def quantize_static(
+    model_input: ModelSource,
+    model_output: str | PathLike[str],
+    calibration_data_reader: Reader | None = None,
+    quant_format: QuantFormat = QuantFormat.QDQ,
+    op_types_to_quantize: Sequence[str] | None = None,
+    per_channel: bool = False,
+    reduce_range: bool = False,
+    activation_type: QuantType = QuantType.QInt8,
+    weight_type: QuantType = QuantType.QInt8,
+    nodes_to_quantize: Sequence[Pattern] | None = None,
+    nodes_to_exclude: Sequence[Pattern] | None = None,
+    use_external_data_format: bool = False,
+    calibrate_method: CalibrationMethod = CalibrationMethod.MinMax,
+    calibration_providers: Sequence[str] | None = None,
+    extra_options: Mapping[str, object] | None = None,
+    calibration_cache_path: str | PathLike[str] | None = None,
+) -> Report:
+    """Quantize weights and activations, with ranges from calibration samples, all of which are used.
+
+    The arguments are those of ``vqonnx.quantize_static``; the keys of ``extra_options`` are listed in
+    ``quantizers.extra_options``.
+
+    Returns:
+        What was quantized, what not and why.
+
+    Raises:
+        OptionError: An argument makes no sense, or a name matches nothing; it is a ValueError.
+        VqonnxError: As ``vqonnx.quantize_static``.
+    """
+    check_static_quant_arguments(quant_format, activation_type, weight_type)
+    options = dict(extra_options or {})
+    reader = calibration_data_reader
+    if reader is None:
+        raise OptionError(
+            "either calibration_data_reader or an existing calibration_cache_path must be given.",
+            option="calibration_data_reader",
+        )
+    if stride := options.get("CalibStridedMinMax"):
+        reader = _strided(reader, stride)
+    with open_samples(reader, model_inputs(load(model_input)), hold_back_every=0) as samples:
+        return static.quantize_static(
+            model_input,
+            model_output,
+            samples,
+            quant_format=quant_format,
+            op_types_to_quantize=op_types_to_quantize or None,
+            per_channel=bool(per_channel),
+            reduce_range=bool(reduce_range),
+            activation_type=activation_type,
+            weight_type=weight_type,
+            nodes_to_quantize=nodes_to_quantize or None,
+            nodes_to_exclude=nodes_to_exclude or None,
+            use_external_data_format=use_external_data_format or None,
+            calibrate_method=calibrate_method,
+            calibration_providers=calibration_providers,
+            extra_options=options,
+            calibration_cache_path=calibration_cache_path,
+            target=_TARGET,
+            equalize=False,
+            guard=False,
+            bias_correction=False,
+            verify=False,
+        )
+
+
+def quantize_dynamic(
+    model_input: ModelSource,
+    model_output: str | PathLike[str],
+    op_types_to_quantize: Sequence[str] | None = None,
+    per_channel: bool = False,
+    reduce_range: bool = False,
+    weight_type: QuantType = QuantType.QInt8,
+    nodes_to_quantize: Sequence[Pattern] | None = None,
+    nodes_to_exclude: Sequence[Pattern] | None = None,
+    use_external_data_format: bool = False,
+    extra_options: Mapping[str, object] | None = None,
+) -> Report:
+    """Integer weights, and activations quantized at run time; the arguments are those of ``vqonnx.quantize_dynamic``.
+
+    Naming MatMul names Gemm too, which becomes one.
+
+    Raises:
+        OptionError: An argument makes no sense, or a name matches nothing; it is a ValueError.
+        VqonnxError: As ``vqonnx.quantize_dynamic``.
+    """
+    asked = op_types_to_quantize or _DYNAMIC_OPERATORS
+    named = [name for name in asked if name not in _WITHOUT_EFFECT] or list(asked)
+    if "MatMul" in named and "Gemm" not in named:
+        named.append("Gemm")
+    return dynamic.quantize_dynamic(
+        model_input,
+        model_output,
+        op_types_to_quantize=named,
+        per_channel=bool(per_channel),
+        reduce_range=bool(reduce_range),
+        weight_type=weight_type,
+        nodes_to_quantize=nodes_to_quantize or None,
+        nodes_to_exclude=nodes_to_exclude or None,
+        use_external_data_format=use_external_data_format or None,
+        extra_options={"EnableSubgraph": False, **(extra_options or {})},
+        verify=False,
+    )
+
+
+def quantize(
+    model_input: str | PathLike[str] | onnx.ModelProto, model_output: str | PathLike[str], quant_config: Any
+) -> None:
+    """Quantize a model as a configuration says.
+
+    Args:
+        model_input: The float model.
+        model_output: Where the quantized one is written; with weights only, tensors go to a data file beside it.
+        quant_config: A ``StaticQuantConfig``, ``DynamicQuantConfig`` or ``WeightOnlyQuantConfig``.
+
+    Raises:
+        TypeError: It is none of these.
+        VqonnxError: As the function that it stands for.
+    """
+    common = (
+        "op_types_to_quantize",
+        "per_channel",
+        "reduce_range",
+        "weight_type",
+        "nodes_to_quantize",
+        "nodes_to_exclude",
+        "use_external_data_format",
+        "extra_options",
+    )
+    if isinstance(quant_config, StaticQuantConfig):
+        further = (
+            "calibration_data_reader",
+            "quant_format",
+            "activation_type",
+            "calibrate_method",
+            "calibration_providers",
+        )
+        arguments = {name: getattr(quant_config, name) for name in (*common, *further)}
+        quantize_static(model_input, model_output, **arguments)
+    elif isinstance(quant_config, DynamicQuantConfig):
+        quantize_dynamic(model_input, model_output, **{name: getattr(quant_config, name) for name in common})
+    else:
+        _quantize_weights(model_input, model_output, quant_config)
+
+
+def _quantize_weights(model_input: Any, model_output: str | PathLike[str], config: object) -> None:
+    from vqonnx.compat.matmul_nbits_quantizer import MatMulNBitsQuantizer, WeightOnlyQuantConfig
+
+    if not isinstance(config, WeightOnlyQuantConfig):
+        raise TypeError(
+            f"quant_config is a {type(config).__name__}; pass a StaticQuantConfig, DynamicQuantConfig or "
+            "WeightOnlyQuantConfig."
+        )
+    model = model_input if isinstance(model_input, onnx.ModelProto) else onnx.load(model_input)
+    quantizer = MatMulNBitsQuantizer(model, algo_config=config)
+    quantizer.process()
+    quantizer.model.save_model_to_file(model_output, True)
+
+
+def check_static_quant_arguments(quant_format: QuantFormat, activation_type: QuantType, weight_type: QuantType) -> None:
+    """Refuse types that no kernel takes together.
+
+    Raises:
+        OptionError: int8 activations with uint8 weights, float8 on one side only, or 16 bits in QOperator form.
+    """
+    form, activation, weight = QuantFormat.of(quant_format), QuantType.of(activation_type), QuantType.of(weight_type)
+    if activation is QuantType.QInt8 and weight is QuantType.QUInt8:
+        raise _clash("int8 activations with uint8 weights have no kernels; take int8 weights", "weight_type")
+    if (activation is QuantType.QFLOAT8E4M3FN) != (weight is QuantType.QFLOAT8E4M3FN):
+        raise _clash("float8 must be the type of activations and weights, or of neither", "weight_type")
+    if (activation in _SIXTEEN_BITS or weight in _SIXTEEN_BITS) and form is not QuantFormat.QDQ:
+        raise _clash("only QuantFormat.QDQ has 16-bit types", "quant_format")
+    if activation is weight is QuantType.QInt8 and form is not QuantFormat.QDQ:
+        logging.getLogger("vqonnx").warning("int8 activations in QOperator form are slow on x86; take QuantFormat.QDQ.")
+
+
+def _clash(text: str, option: str) -> OptionError:
+    return OptionError(f"{option}: {text}.", option=option)
+
+
+def _strided(reader: Any, stride: object) -> Iterator[Feed]:
+    """All feeds of a reader with ``set_range``, that many at a time."""
+    if not isinstance(stride, int) or stride < 1:
+        raise _clash(f"takes a whole number of samples, got {stride!r}", "CalibStridedMinMax")
+    count = len(reader)
+    if count % stride:
+        raise _clash(f"{count} samples cannot be read {stride} at a time", "CalibStridedMinMax")
+    for start in range(0, count, stride):
+        reader.set_range(start_index=start, end_index=start + stride)
+        while (feed := reader.get_next()) is not None:
+            yield feed

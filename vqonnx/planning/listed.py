@@ -1,0 +1,105 @@
+"""Candidates and partition on a target that takes graphs as given: what it lists is quantized, whatever that gains.
+
+A pass over the nodes in graph order, since an operator that only follows is quantized where its inputs are already.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from vqonnx.core.plan import Skip
+from vqonnx.core.target import Kernel, OpSupport, Target
+from vqonnx.graph.facts import operator_key
+from vqonnx.graph.walk import constant_tensor, is_float
+from vqonnx.planning.eligible import AS_GIVEN_CHECKS, INTEGER_CHECKS, Candidate, has_float_edge, is_exact_on_codes
+from vqonnx.planning.partition import Partition
+
+_SKIPPED = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
+
+
+def listed_candidates(
+    nodes: Sequence[ir.Node], target: Target, rejected: Mapping[str, str], named: Iterable[str]
+) -> tuple[list[Candidate], list[Skip]]:
+    """Split the nodes with a float edge into those that the target lists, or the user names, and the others.
+
+    Args:
+        nodes: The nodes of the main graph, in graph order.
+        target: The target.
+        rejected: Nodes that the user leaves float, with the reason.
+        named: Operators that the user names.
+    """
+    found: list[Candidate] = []
+    skips: list[Skip] = []
+    asked = frozenset(named) - _SKIPPED
+    for node in filter(has_float_edge, nodes):
+        support = target.ops.get(operator_key(node)) or (target.others if node.op_type in asked else None)
+        reason = rejected.get(node.name or "") or _refused(node, support)
+        if reason or support is None:
+            skips.append(Skip(node.name or "", node.op_type, reason))
+        else:
+            found.append(Candidate(node, _as_it_can(node, support)))
+    return found, skips
+
+
+def _refused(node: ir.Node, support: OpSupport | None) -> str:
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return "already quantized"
+    if support is None:
+        return f"{operator_key(node)} is quantized only where op_types_to_quantize names it"
+    if support.types and support.kernel is Kernel.CLIPS and not is_exact_on_codes(Candidate(node, support)):
+        return "it clips to bounds that no range of codes repeats"
+    checks = (*AS_GIVEN_CHECKS, *(INTEGER_CHECKS if support.types else ()))
+    return next((reason for check in checks if (reason := check(Candidate(node, support)))), "")
+
+
+def _as_it_can(node: ir.Node, support: OpSupport) -> OpSupport:
+    """A mover that adds values, and a clip that no range repeats, compute: their output has a range of its own.
+
+    An integer Pad takes its input in the scale of its output, whose range holds what it fills with.
+    """
+    if support.kernel is Kernel.COMPUTE or is_exact_on_codes(Candidate(node, support)):
+        return support
+    return replace(support, kernel=Kernel.COMPUTE, same_scale=bool(support.types))
+
+
+class ListedPartition(Partition):
+    """All candidates but those that follow, and whose inputs are not quantized.
+
+    Args:
+        candidates: In graph order.
+        everything: Quantize those too.
+        float_outputs: Operators whose outputs are not quantized.
+    """
+
+    def __init__(
+        self, candidates: Iterable[Candidate], *, everything: bool = False, float_outputs: Iterable[str] = ()
+    ) -> None:
+        self._quantized: set[ir.Value] = set()
+        self._float_outputs = frozenset(float_outputs)
+        super().__init__(candidates, everything=everything)
+
+    def _reduce(self) -> None:
+        for candidate in list(self._kept.values()):
+            if self._is_in_place(candidate):
+                self._mark(candidate)
+            else:
+                del self._kept[candidate.node]
+                reason = "its input is not quantized; ForceQuantizeNoInputCheck quantizes it"
+                self.skips.append(Skip(candidate.name, candidate.node.op_type, reason))
+
+    def _is_in_place(self, candidate: Candidate) -> bool:
+        is_clip = candidate.support.kernel is Kernel.CLIPS
+        if is_clip and candidate.support.types and not self.follows(candidate):
+            return False  # there is no integer operator for a clip that stands alone
+        if not candidate.support.follows or (self._everything and not is_clip):
+            return True
+        values = [value for i in candidate.activations() if (value := candidate.input(i)) is not None]
+        ready: Callable[[ir.Value], bool] = self._quantized.__contains__
+        return all(map(ready, values)) or all(constant_tensor(value) is not None for value in values)
+
+    def _mark(self, candidate: Candidate) -> None:
+        inputs = (candidate.input(i) for i in candidate.activations())
+        self._quantized.update(value for value in inputs if value is not None)
+        if candidate.node.op_type not in self._float_outputs:
+            self._quantized.update(output for output in candidate.node.outputs if is_float(output))
