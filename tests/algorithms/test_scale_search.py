@@ -48,13 +48,18 @@ def definition(w, energy, spec, config):
     def error(scale, zero):
         return (energy * (w - scale * levels(scale, zero)) ** 2).sum()
 
-    best = (np.inf, start, zero0)
-    for scale, zero in trials:
-        q = levels(scale, zero)
-        if (q * q).any():
-            refit = (energy * w * q).sum() / (energy * q * q).sum()
-            best = min(best, ((energy * (w - refit * q) ** 2).sum(), refit, zero))
-    _, scale, zero = best
+    def best_of(trials, best):
+        for scale, zero in trials:
+            q = levels(scale, zero)
+            if (q * q).any():
+                refit = (energy * w * q).sum() / (energy * q * q).sum()
+                best = min(best, ((energy * (w - refit * q) ** 2).sum(), refit, zero))
+        return best
+
+    best = best_of(trials, (np.inf, start, zero0))
+    steps = np.arange(-config.finer, config.finer + 1) / (config.finer + 1)
+    factors = 1 + steps * (largest - config.smallest) / config.ratios / ((largest + config.smallest) / 2)
+    _, scale, zero = best_of([(best[1] * factor, best[2]) for factor in factors if factor != 1], best)
     for _ in range(config.rounds):
         q = levels(scale, zero)
         scale = (energy * w * q).sum() / (energy * q * q).sum()

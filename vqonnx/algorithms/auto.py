@@ -6,7 +6,7 @@ error of the weight says too little to choose by. Perplexity of SmolLM2-135M at 
     =============  ====  ====  =====  ============  ====
     data-free      rtn   clip  scale  scale, f = 1  hqq
     symmetric      31.8  34.2  33.9   32.5          -
-    asymmetric     30.6  29.7  29.0   29.1          29.5
+    asymmetric     30.6  29.7  28.7   29.1          29.5
     =============  ====  ====  =====  ============  ====
 
 (f is scale search's ``favour``), although all of them have less squared error than rtn. So a spec then has one answer:

@@ -2,7 +2,7 @@
 
 Facts of ONNX Runtime 1.31 on a CPU, that rule what is written here:
 
-* blocks of 16 to 256 elements, a power of two; 2-bit codes in blocks of 16 run in a plain loop two hundred times slower;
+* blocks of 16 to 256 elements, a power of two; 2-bit codes in blocks of 16 lead to a plain loop, 200 times slower;
 * zero points fast only as packed bytes: as floats they lead to that loop too, and with ``g_idx`` the numbers are wrong;
 * float32 and float16; bfloat16 is for other providers;
 * ``accuracy_level`` 4 rounds the inputs to 8 bits (42 to 48 dB); below it, 2 and 8 bits run in the plain loop.

@@ -149,7 +149,7 @@ def weigh(w: F32, energy: F32, favour: float, weights: F32) -> None:
 
 @compiled
 def search_block(
-    w: F32, weights: F32, form: tuple[np.float32, bool], effort: tuple[F32, int, int], tile: tuple[F32, F32, F32]
+    w: F32, weights: F32, form: tuple[np.float32, bool], effort: tuple[F32, F32, int, int], tile: tuple[F32, F32, F32]
 ) -> None:
     """The best grid of each column's block.
 
@@ -161,7 +161,7 @@ def search_block(
         tile: Grids [4, C]: the one to start from, and the best, written; errors [2, C] of these two, written.
     """
     top, symmetric = form
-    ratios, steps, rounds = effort
+    ratios, around, steps, rounds = effort
     start, best, errors = tile
     width = w.shape[1]
     wide, trial = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
@@ -181,6 +181,11 @@ def search_block(
             shrink(wide, ratio, trial)
             correlate(w, weights, trial, sums)
             keep_better(trial, sums, best, losses)
+    wide[:] = best
+    for ratio in around:
+        shrink(wide, ratio, trial)
+        correlate(w, weights, trial, sums)
+        keep_better(trial, sums, best, losses)
     for _ in range(rounds):
         correlate(w, weights, best, sums)
         refit(sums, symmetric, best)
@@ -194,7 +199,7 @@ def search(
     energy: F32,
     form: tuple[int, int, bool],
     span: tuple[int, int],
-    effort: tuple[F32, int, int, float],
+    effort: tuple[F32, F32, int, int, float],
     grid: tuple[F32, F32],
 ) -> None:
     """Improve the grids of all blocks of the columns ``span``.
@@ -204,13 +209,13 @@ def search(
         energy: [K], weights of the squared errors.
         form: Block size, largest code, whether symmetric.
         span: First column and the one after the last.
-        effort: Ratios to the widest scale that are tried; steps of the zero point to either side; rounds of refits; how
-            much large elements are favoured.
+        effort: Ratios to the widest scale that are tried; then ratios to the best of them; steps of the zero point to
+            either side; rounds of refits; how much large elements are favoured.
         grid: Scales and zero points [J, N], round-to-nearest's on entry; changed only where the error falls.
     """
     block, top, symmetric = form[0], np.float32(form[1]), form[2]
     left, right = span
-    ratios, steps, rounds, favour = effort
+    ratios, around, steps, rounds, favour = effort
     scales, zeros = grid
     start, best = np.empty((4, right - left), np.float32), np.empty((4, right - left), np.float32)
     errors = np.empty((2, right - left), np.float32)
@@ -220,7 +225,9 @@ def search(
         local[:rows] = w[j * block : j * block + rows, left:right]
         weigh(local[:rows], energy[j * block : j * block + rows], favour, weights[:rows])
         set_grid(scales[j, left:right], zeros[j, left:right], top, start)
-        search_block(local[:rows], weights[:rows], (top, symmetric), (ratios, steps, rounds), (start, best, errors))
+        search_block(
+            local[:rows], weights[:rows], (top, symmetric), (ratios, around, steps, rounds), (start, best, errors)
+        )
         for c in range(right - left):
             if errors[1, c] < errors[0, c]:
                 scales[j, left + c], zeros[j, left + c] = best[SCALE, c], -best[LOW, c]
