@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -35,7 +35,7 @@ def open_session(
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int | None = None,
-    optimize: bool = True,
+    optimize: bool | Literal["basic"] = True,
     optimized_path: Path | None = None,
     options: Mapping[str, str] = MappingProxyType({}),
 ) -> "InferenceSession":
@@ -49,7 +49,7 @@ def open_session(
         model: A file, or a model in memory.
         providers: Execution providers, most wanted first.
         threads: Threads inside one operator; None leaves it to ORT (all cores). Float sums depend on it.
-        optimize: Let ORT rewrite the graph.
+        optimize: Let ORT rewrite the graph; ``"basic"``: only as any ORT understands, names of weights kept.
         optimized_path: Where ORT writes the graph that it really runs.
         options: Further session configuration entries, by ORT's keys.
 
@@ -64,8 +64,11 @@ def open_session(
     settings.log_severity_level = _LOG_FATAL_ONLY
     if threads is not None:
         settings.intra_op_num_threads = threads
-    if not optimize:
-        settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    disabled: set[str] = set()
+    if optimize is not True:
+        levels = runtime.GraphOptimizationLevel
+        settings.graph_optimization_level = levels.ORT_ENABLE_BASIC if optimize else levels.ORT_DISABLE_ALL
+        disabled = {"ConstantSharing"}
     if optimized_path is not None:
         settings.optimized_model_filepath = str(optimized_path)
     for key, value in options.items():
@@ -80,7 +83,7 @@ def open_session(
     else:
         source, values = _handed_over(model, settings)
     with runtime_errors(f"load {'the model' if path is None else f'model {path!r}'}", path=path):
-        session = runtime.InferenceSession(source, settings, providers=list(providers))
+        session = runtime.InferenceSession(source, settings, list(providers), disabled_optimizers=disabled)
     # ORT uses the memory of these arrays and does not own it.
     session.vqonnx_tensors = values
     return session

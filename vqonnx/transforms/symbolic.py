@@ -1,6 +1,7 @@
 """Shapes by computing with dimensions that have no number: ONNX Runtime's symbolic inference."""
 
 import importlib
+from dataclasses import dataclass
 
 import onnx
 import onnx.checker
@@ -23,7 +24,24 @@ _ITS_FAILURES = (
 )
 
 
-def infer_symbolic(model: ir.Model) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SymbolicOptions:
+    """The tool's options, with its defaults.
+
+    Attributes:
+        int_max: Numbers from here on count as no bound, as in the ends of a Slice.
+        auto_merge: Take dimensions for one where an operator needs them equal.
+        guess_output_rank: Give what unknown operators make the rank of their first input.
+        verbose: Messages: 0 none, 1 warnings, 3 all.
+    """
+
+    int_max: int = 2**31 - 1
+    auto_merge: bool = False
+    guess_output_rank: bool = False
+    verbose: int = 0
+
+
+def infer_symbolic(model: ir.Model, options: SymbolicOptions | None = None) -> None:
     """Fill in types and shapes that follow from arithmetic with named dimensions, in place; what is stated stays.
 
     It is worth its time where a Reshape takes a shape that is computed from a dynamic input.
@@ -33,7 +51,7 @@ def infer_symbolic(model: ir.Model) -> None:
     """
     try:
         tool = importlib.import_module("onnxruntime.tools.symbolic_shape_infer")
-        inferred = _run(tool.SymbolicShapeInference, _without_weights(model))
+        inferred = _run(tool.SymbolicShapeInference, _without_weights(model), options or SymbolicOptions())
     except ImportError as error:
         raise ModelError(f"symbolic shape inference is not there: {error}. Install sympy.") from error
     except _ITS_FAILURES as error:
@@ -46,9 +64,9 @@ def infer_symbolic(model: ir.Model) -> None:
             value.shape = found.shape if value.shape is None else value.shape
 
 
-def _run(tool: type, proto: onnx.ModelProto) -> onnx.ModelProto:
+def _run(tool: type, proto: onnx.ModelProto, options: SymbolicOptions) -> onnx.ModelProto:
     """What the tool's ``infer_shapes`` does, less its way with gaps: a file in the working folder and an error."""
-    inference = tool(2**31 - 1, False, False, 0)  # its defaults: no guesses, no merging of dimensions
+    inference = tool(options.int_max, options.auto_merge, options.guess_output_rank, options.verbose)
     inference._preprocess(proto)
     while inference.run_:
         inference._infer_impl()
