@@ -10,12 +10,15 @@ the guard is off a graph may collapse; it is then quantized again with the guard
 
 import argparse
 import collections
+import multiprocessing
 import re
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,8 @@ LEAST_DB = 9.0
 _WARNED_DB = 10.0
 """Below which an output counts as collapsed; figures of fused nodes are a little different."""
 STEPS = 2
+_CHUNK = 50
+"""Graphs that one process checks."""
 _STEP = 1 / 127
 """Of the range of an output: the coarser of the two 8-bit types."""
 _TINY = 2.0**-10
@@ -269,6 +274,13 @@ class Tally:
         else:
             (self.quantized if outcome.quantized else self.plain)[form] += 1
 
+    def merge(self, other: "Tally") -> None:
+        """Count what another counted."""
+        self.quantized += other.quantized
+        self.plain += other.plain
+        self.refusals += other.refusals
+        self.faults += other.faults
+
 
 def run(
     first: int,
@@ -289,13 +301,31 @@ def run(
     return tally
 
 
+def run_apart(first: int, count: int, tell: Callable[[str], object]) -> Tally:
+    """``run`` in processes of their own, some graphs each, so that one that dies is a fault and not the end."""
+    tally = Tally()
+    pending = [(seed, min(_CHUNK, first + count - seed)) for seed in range(first, first + count, _CHUNK)]
+    while pending:
+        seed, size = pending.pop(0)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                part = pool.submit(run, seed, size).result()
+            except BrokenProcessPool:
+                part = Tally(faults=[f"seed {seed}: the process died"] if size == 1 else [])
+                pending[:0] = [(one, 1) for one in range(seed, seed + size)] if size > 1 else []
+        for fault in part.faults:
+            tell(fault)
+        tally.merge(part)
+    return tally
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--graphs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="of the first graph")
     chosen = parser.parse_args(arguments)
     started = time.perf_counter()
-    tally = run(chosen.seed, chosen.graphs, lambda fault: print(fault, flush=True))
+    tally = run_apart(chosen.seed, chosen.graphs, lambda fault: print(fault, flush=True))
     print(f"{chosen.graphs} graphs in {time.perf_counter() - started:.0f} s")
     for form in FORMS:
         print(f"{form}: {tally.quantized[form]} quantized, {tally.plain[form]} with nothing to quantize")

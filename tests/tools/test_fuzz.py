@@ -1,5 +1,7 @@
 """Random graphs, a hundred of them; the rest is run by tools/fuzz.py. And the generator and the checks themselves."""
 
+import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +87,25 @@ def test_a_node_that_does_not_keep_to_its_definition_is_found(
     assert any("QuantizeLinear" in fault and "3.0 steps off" in fault for fault in faults(written, tmp_path))
 
 
-def test_a_process_counts_and_tells(capsys: pytest.CaptureFixture[str]) -> None:
+def test_graphs_are_counted_and_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "run_apart", fuzz.run)
     assert fuzz.main(["--graphs", "1", "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     assert "1 graphs in" in printed
     assert printed.endswith("0 faults\n")
+
+
+def test_a_process_that_dies_is_a_fault_and_not_the_end() -> None:
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fuzz, "run", _dying)
+        patch.setattr(fuzz, "_CHUNK", 2)
+        tally = fuzz.run_apart(0, 3, told.append)
+    assert tally.faults == told == ["seed 1: the process died"]
+    assert tally.plain == {"QDQ": 2}
+
+
+def _dying(first: int, count: int) -> fuzz.Tally:
+    if first <= 1 < first + count:
+        os._exit(1)
+    return fuzz.Tally(plain=Counter(QDQ=count))

@@ -99,7 +99,7 @@ def _check_op_types(nodes: Sequence[ir.Node], op_types: Sequence[str]) -> None:
     if unknown:
         raise OptionError(
             f"op_types_to_quantize: {unknown[0]!r} is neither an ONNX operator nor in the model"
-            f"{nearest(unknown[0], present)}.",
+            f"{nearest(unknown[0], present | _onnx_operators())}.",
             option="op_types_to_quantize",
         )
 
@@ -108,3 +108,9 @@ def _is_onnx_operator(op_type: str) -> bool:
     from onnx import defs
 
     return any(defs.has(op_type, domain) for domain in ("", "ai.onnx.ml"))
+
+
+def _onnx_operators() -> set[str]:
+    from onnx import defs
+
+    return {schema.name for schema in defs.get_all_schemas() if schema.domain in ("", "ai.onnx.ml")}

@@ -30,6 +30,7 @@ from vqonnx.graph.io import save
 from vqonnx.progress import Progress, silent
 from vqonnx.runtime.blocked import open_blocked, outputs_of
 from vqonnx.runtime.session import open_session
+from vqonnx.stages.broken_weights import weights_blamed
 
 Wanted = Mapping[str, RangeMethod | str | Statistic]
 """For each tensor: the method that will choose its range, the name of a statistic, or an empty statistic."""
@@ -95,6 +96,7 @@ def observe(
         OptionError: A wanted name is no float tensor, or names no statistic; or one that needs the tensor's shape, of a
             tensor in a body of If, Loop or Scan.
         SampleError: There are no samples, the model cannot run one, or NaN or infinity comes up.
+        QuantRangeError: It comes up because a weight holds it.
         CacheError: ``options.cache`` is damaged or belongs to another run.
         OutputError: ``options.cache`` cannot be written.
     """
@@ -110,6 +112,7 @@ def observe(
         check_writable(options.cache)
     ledger = _Ledger(options, _cache_key(model, empty, samples, options), empty)
     with ExitStack() as stack:
+        stack.enter_context(weights_blamed(model))
         stack.callback(release)
         executor = options.executor or stack.enter_context(ThreadPoolExecutor(_workers(options)))
         for done, names in _passes(model, ledger, samples, options):
