@@ -83,7 +83,97 @@ def local_function() -> onnx.ModelProto:
     return build(text, weights.arrays, domains={"local": 1}, functions=functions)
 
 
+def scan_cell() -> onnx.ModelProto:
+    """A recurrent cell as a Scan over the rows of a sequence; cell weights are outer, and the state is carried."""
+    weights = Weights(15)
+    weights.linear("in", 6, 8)
+    weights.linear("state", 8, 8)
+    weights.arrays |= {"start": np.zeros(8, np.float32)}
+    text = """scan_cell (float[S, 6] x) => (float[8] last, float[S, 8] y) {
+        last, y = Scan <num_scan_inputs = 1,
+            body = cell (float[8] h, float[6] row) => (float[8] h_out, float[8] out) {
+                zero = Constant <value = int64[1] {0}> ()
+                h_row = Unsqueeze (h, zero)
+                x_row = Unsqueeze (row, zero)
+                a = MatMul (x_row, in_w)
+                b = MatMul (h_row, state_w)
+                s = Add (a, b)
+                t = Add (s, state_b)
+                wide = Tanh (t)
+                h_out = Squeeze (wide, zero)
+                out = Identity (h_out)
+            }
+        > (start, x)
+    }"""
+    return build(text, weights.arrays)
+
+
+def growing_loop() -> onnx.ModelProto:
+    """A decoder without cache: each trip appends a row to what it carries, and reads all of it again."""
+    weights = Weights(16)
+    weights.linear("up", 8, 16)
+    weights.linear("down", 16, 8)
+    weights.arrays |= {"go": np.array(True), "last": np.array([-1])}
+    text = """growing_loop (float[1, 8] x, int64 trips) => (float[T, 8] y, float[R, 1, 8] rows) {
+        y, rows = Loop (trips, go, x) <
+            body = step (int64 i, bool go_in, float[T, 8] h) => (bool go_out, float[U, 8] longer, float[1, 8] row) {
+                go_out = Identity (go_in)
+                m = MatMul (h, up_w)
+                s = Add (m, up_b)
+                r = Relu (s)
+                n = MatMul (r, down_w)
+                row = Gather <axis = 0> (n, last)
+                longer = Concat <axis = 0> (h, row)
+            }
+        >
+    }"""
+    return build(text, weights.arrays)
+
+
+def shared_branches() -> onnx.ModelProto:
+    """Weight, bias and an activation that the main graph and both branches read; a Loop in a branch reads them too."""
+    weights = Weights(17)
+    weights.conv("c", 8, 8, 3, 3)
+    weights.conv("first", 8, 3, 3, 3)
+    weights.arrays |= {"trips": np.array(2, np.int64), "go": np.array(True)}
+    shape = "float[N, 8, 6, 6]"
+    conv = "Conv <pads = [1, 1, 1, 1]>"
+    text = f"""shared_branches (float[N, 3, 6, 6] x, bool flag) => ({shape} y, {shape} z) {{
+        f = {conv} (x, first_w, first_b)
+        h = Relu (f)
+        m = {conv} (h, c_w, c_b)
+        z = Relu (m)
+        y = If (flag) <
+            then_branch = yes () => ({shape} a) {{
+                p = {conv} (h, c_w, c_b)
+                a = Add (p, m)
+            }},
+            else_branch = no () => ({shape} b) {{
+                b = Loop (trips, go, h) <
+                    body = step (int64 i, bool go_in, {shape} v) => (bool go_out, {shape} w) {{
+                        go_out = Identity (go_in)
+                        q = {conv} (v, c_w, c_b)
+                        k = {conv} (h, c_w, c_b)
+                        w = Add (q, k)
+                    }}
+                >
+            }}
+        >
+    }}"""
+    return build(text, weights.arrays)
+
+
 register(Case(name="control/if", build=if_captures, what="If bodies that capture activations and weights"))
 register(Case(name="control/loop", build=loop_captures, what="Loop that captures a weight"))
 register(Case(name="control/nested", build=nested_if, what="Conv inside If inside If"))
 register(Case(name="control/function", build=local_function, what="model-local function called twice"))
+register(Case(name="control/scan", build=scan_cell, what="a recurrent cell as a Scan", sizes={"S": (3, 5)}))
+register(
+    Case(
+        name="control/growing",
+        build=growing_loop,
+        what="Loop that carries a tensor of growing shape",
+        below={"trips": 4},
+    )
+)
+register(Case(name="control/shared", build=shared_branches, what="main graph, branches and a Loop share their tensors"))

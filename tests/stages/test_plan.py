@@ -11,9 +11,9 @@ from models.matmuls import linear_bias, two_activations
 from models.registry import load as load_cases
 from tests.quantizers.flow import EAGER, plan_of, prepared, reasons
 from vqonnx.core.plan import Plan, Role
-from vqonnx.core.target import Target
+from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError
-from vqonnx.graph.walk import constant_tensor, values_by_name
+from vqonnx.graph.walk import constant_tensor, nodes_by_name, values_by_name
 from vqonnx.planning.eligible import has_float_edge
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.stages.plan import make_plan
@@ -67,7 +67,7 @@ def test_keys_and_groups_of_a_plan_fit_together(case: str, target: str) -> None:
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_planned_node_matches_its_node_in_the_graph(case: str) -> None:
     plan = planned(case, EAGER, everything=True)
-    nodes = {node.name: node for node in float_model(case).graph}
+    nodes = nodes_by_name(float_model(case))
     for name, node_plan in plan.nodes.items():
         node = nodes[name]
         assert (node_plan.op_type, len(node_plan.outputs)) == (node.op_type, len(node.outputs))
@@ -78,8 +78,9 @@ def test_a_planned_node_matches_its_node_in_the_graph(case: str) -> None:
             assert key is None or value is None or plan.tensors[key].tensor == value.name
 
 
-def test_bodies_stay_float_and_say_so() -> None:
-    found = reasons(plan_of(if_captures()))
+@pytest.mark.parametrize("options", [{"extra_options": {"EnableSubgraph": False}}, {"form": Form.QOPERATOR}])
+def test_bodies_that_stay_float_say_so(options: dict[str, object]) -> None:
+    found = reasons(plan_of(if_captures(), **options))
     bodies = {name: reason for name, reason in found.items() if "/" in name}
     assert {name.split("/")[-1] for name in bodies} == {"MatMul_0", "Add_1"}
     assert all(reason.startswith("in a body of If '") and "which stays float" in reason for reason in bodies.values())

@@ -12,8 +12,9 @@ from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
 from vqonnx.emitters.affine_nodes import AffineNodes
 from vqonnx.emitters.block_float import emit_rounded
+from vqonnx.emitters.float8 import guard_float8
 from vqonnx.emitters.unscaled import block_form, form_without_scale, widened
-from vqonnx.graph.edit import insert_after_value, insert_before, remove_dead, replace_uses
+from vqonnx.graph.edit import insert_after_value, insert_before, insert_first, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import nodes_by_name, values_by_name
@@ -122,7 +123,7 @@ class _QdqEmitter:
             return
         else:
             node = widened(self._names, codes, like)
-        insert_before(self._nodes[uses[0][0]], node)
+        self._insert_for(uses, [node])
         self._rewire(uses, node.outputs[0])
 
     def _emit_weight_pair(self, tensor: TensorPlan, weight: ir.Value, uses: Uses) -> None:
@@ -130,7 +131,7 @@ class _QdqEmitter:
         quantizer = self._affine.quantize(tensor.key, weight)
         dequantizer = self._affine.dequantize(tensor.key, quantizer.outputs[0], weight)
         dequantizer.outputs[0].meta[KEY] = tensor.key
-        insert_before(self._nodes[uses[0][0]], [quantizer, dequantizer])
+        self._insert_for(uses, [quantizer, dequantizer])
         self._rewire(uses, dequantizer.outputs[0])
 
     def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None) -> ir.Value:
@@ -148,6 +149,14 @@ class _QdqEmitter:
         else:
             self._rewire(uses, result)
         return result
+
+    def _insert_for(self, uses: Uses, new: list[ir.Node]) -> None:
+        """Before the first reader of a constant; first of all where readers stand in several graphs."""
+        readers = [self._nodes[name] for name, _ in uses]
+        if len({reader.graph for reader in readers}) == 1:
+            insert_before(readers[0], new)
+        else:
+            insert_first(self._model.graph, new)
 
     def _rewire(self, uses: Uses, value: ir.Value) -> None:
         for name, index in uses:

@@ -36,6 +36,7 @@ from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import Prepared
 from vqonnx.stages.search_positions import searched_params
 from vqonnx.stages.sensitivity import sensitivities
+from vqonnx.stages.unseen import unseen_nodes
 from vqonnx.stages.verify import model_bytes
 
 _GUARD_ROUNDS = 8
@@ -173,18 +174,24 @@ class Drafting:
 
     def _drafted(self, method: RangeMethod, floats: Mapping[str, str]) -> Draft:
         """Plan with some nodes left float, observe what is not known yet, and solve."""
-        with self.clock.stage("plan"):
-            rules = replace(self.job.options.rules, method=method, floats=floats)
-            plan = make_plan(self.prepared.model, self.job.options.target, rules, self.prepared.folded)
-        with self.clock.stage("observe"):
-            self._observe(plan)
+        plan = self._observed_plan(method, floats)
         quantizer = self.quantizer(plan)
-        if rules.activation.grid is ScaleGrid.POWER_OF_TWO:
+        if self.job.options.rules.activation.grid is ScaleGrid.POWER_OF_TWO:
             with self.clock.stage("refine"):
                 quantizer.refine(self._searched(quantizer))
         with self.clock.stage("solve"):
             solutions = quantizer.solve()
         return Draft(method=method, plan=quantizer.current_plan(), solutions=solutions, refinement=quantizer.refinement)
+
+    def _observed_plan(self, method: RangeMethod, floats: Mapping[str, str]) -> Plan:
+        """The plan whose tensors have been observed: what no sample ran stays float too."""
+        with self.clock.stage("plan"):
+            rules = replace(self.job.options.rules, method=method, floats=floats)
+            plan = make_plan(self.prepared.model, self.job.options.target, rules, self.prepared.folded)
+        with self.clock.stage("observe"):
+            self._observe(plan)
+        unseen = unseen_nodes(self.prepared.model, plan, self.statistics)
+        return self._observed_plan(method, {**floats, **unseen}) if unseen else plan
 
     def _searched(self, quantizer: BaseQuantizer) -> dict[str, QuantParams]:
         """Positions of weights and biases by the error that they leave in what their nodes compute."""

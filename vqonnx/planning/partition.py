@@ -49,7 +49,7 @@ class Partition:
         if output.is_graph_output() or len(output.uses()) != 1 or candidate.support.kernel is not Kernel.COMPUTE:
             return None
         reader, index = next(iter(output.uses()))
-        clip = self._kept.get(reader)
+        clip = self._kept.get(reader) if reader.graph is output.graph else None
         return clip if clip is not None and clip.support.kernel.is_activation and index == 0 else None
 
     def follows(self, candidate: Candidate) -> bool:

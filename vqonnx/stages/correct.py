@@ -22,7 +22,7 @@ from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Form
 from vqonnx.emitters.qdq import KEY
 from vqonnx.graph.segments import Segment, segments
-from vqonnx.graph.walk import nodes_by_name, values_by_name
+from vqonnx.graph.walk import values_by_name
 from vqonnx.kernels.bias import shifted_bias
 from vqonnx.progress import Progress, silent
 from vqonnx.runtime.session import as_fed, open_session
@@ -115,8 +115,11 @@ def _affordable(
 
 
 def correctable(model: ir.Model, plan: Plan) -> list[Layer]:
-    """The planned layers with a float32 bias of their own, in graph order."""
-    nodes, values = nodes_by_name(model), values_by_name(model)
+    """The planned layers of the main graph with a float32 bias of their own, in graph order.
+
+    A bias inside a body cannot be fed, and what it shifts is seen only mixed over the body's runs.
+    """
+    nodes, values = {node.name: node for node in model.graph}, values_by_name(model)
     readers: dict[str, int] = {}
     for node in plan.nodes.values():
         for key in node.inputs:
@@ -124,6 +127,8 @@ def correctable(model: ir.Model, plan: Plan) -> list[Layer]:
                 readers[key] = readers.get(key, 0) + 1
     found = []
     for node in plan.nodes.values():
+        if node.node not in nodes:
+            continue
         bias = next((k for k in node.inputs if k is not None and plan.tensors[k].role is Role.BIAS), None)
         if bias is not None and readers[bias] == 1 and values[plan.tensors[bias].tensor].dtype == ir.DataType.FLOAT:
             found.append(_layer(nodes[node.node], node, bias, plan))

@@ -7,9 +7,10 @@ import onnx_ir as ir
 from vqonnx.core.plan import Plan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Form
-from vqonnx.emitters.captured import quantize_captured
+from vqonnx.emitters.captured import dequantize_in_bodies, quantize_captured
 from vqonnx.emitters.qdq import emit_qdq
 from vqonnx.emitters.qoperator import emit_qoperator
+from vqonnx.graph.edit import remove_dead
 from vqonnx.graph.io import load
 
 TARGET_KEY = "vqonnx.target"
@@ -28,6 +29,8 @@ def emit(model: ir.Model, plan: Plan, solutions: Solutions) -> ir.Model:
     """
     quantized = load(model)
     EMITTERS[plan.form](quantized, plan, solutions)
+    if dequantize_in_bodies(quantized, plan.nodes):
+        remove_dead(quantized)
     quantize_captured(quantized)
     quantized.metadata_props[TARGET_KEY] = plan.target
     return quantized

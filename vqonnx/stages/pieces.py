@@ -38,9 +38,11 @@ def piece_sqnr(
         providers: Execution providers.
 
     Returns:
-        By node name; data movers and clips, which compute nothing, are left out.
+        By node name; left out are data movers and clips, which compute nothing, and what is inside bodies.
     """
-    planned = [node for node in plan.nodes.values() if node.kernel is Kernel.COMPUTE and any(node.inputs)]
+    main = {node.name for node in model.graph}
+    computing = (node for node in plan.nodes.values() if node.kernel is Kernel.COMPUTE and any(node.inputs))
+    planned = [node for node in computing if node.node in main]
     found: dict[str, float] = {}
     for start in range(0, len(planned), _GROUP):
         group = planned[start : start + _GROUP]

@@ -33,7 +33,8 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     Raises:
         OptionError: A name or pattern matches nothing, or the target has no kernels for the form or types asked for.
     """
-    nodes = list(model.graph)
+    bodies = _enters_bodies(target, rules)
+    nodes = list(model.graph.all_nodes() if bodies else model.graph)
     _check_overrides(model, rules)
     device = _with_ops(target, rules)
     rejected = {
@@ -49,7 +50,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         partition = Partition(found, everything=rules.everything or device.everything)
     tensors, plans = assign(partition, rules, types_by_node(nodes, rules.layers))
     check_kernels(partition, tensors, plans)
-    left = [*skips, *partition.skips, *_in_bodies(nodes)]
+    left = [*skips, *partition.skips, *([] if bodies else _in_bodies(nodes))]
     order = {node.name: position for position, node in enumerate(nodes)}
     left.sort(key=lambda skip: order.get(skip.node, len(order)))
     plan = Plan(
@@ -109,6 +110,11 @@ def _not_requested(nodes: Iterable[ir.Node], target: Target, rules: PlanRules) -
     return {node.name or "": reason for node in nodes if operator_key(node) in slow}
 
 
+def _enters_bodies(target: Target, rules: PlanRules) -> bool:
+    """Whether nodes in bodies of If, Loop and Scan are planned: in the QDQ form, without rules on positions."""
+    return rules.bodies and rules.form is Form.QDQ and not target.positions
+
+
 def _in_bodies(nodes: Iterable[ir.Node]) -> list[Skip]:
     return [
         Skip(inner.name or "", inner.op_type, f"in a body of {node.op_type} {node.name!r}, which stays float")
@@ -123,7 +129,7 @@ def _check_overrides(model: ir.Model, rules: PlanRules) -> None:
     if not rules.overrides:
         return
     present = values_by_name(model)
-    nodes = {node.name or "" for node in model.graph}
+    nodes = {node.name or "" for node in model.graph.all_nodes()}
     for name, override in rules.overrides.items():
         if name not in present:
             raise OptionError(

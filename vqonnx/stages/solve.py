@@ -12,6 +12,7 @@ from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec
+from vqonnx.graph.walk import nodes_by_name
 
 if TYPE_CHECKING:
     import onnx
@@ -54,7 +55,7 @@ def solve(model: ir.Model, plan: Plan, solver: Solver) -> Solutions:
     """
     activations = dict(solver.calculate_quantization_params())
     constants: dict[str, QuantizedTensor] = {}
-    nodes = {node.name: node for node in model.graph}
+    nodes = nodes_by_name(model)
     for node_plan, index, key in _constant_inputs(plan, Role.WEIGHT, constants):
         constants[key] = _weight(solver, nodes[node_plan.node], index, plan.tensors[key].spec)
     for node_plan, index, key in _constant_inputs(plan, Role.BIAS, constants):
