@@ -12,7 +12,6 @@ from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
 from vqonnx.emitters.affine_nodes import AffineNodes
 from vqonnx.emitters.block_float import emit_rounded
-from vqonnx.emitters.float8 import guard_float8
 from vqonnx.emitters.unscaled import block_form, form_without_scale, widened
 from vqonnx.graph.edit import insert_after_value, insert_before, insert_first, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds
