@@ -10,6 +10,7 @@ from vqonnx.core.custom_ops import DEQUANTIZE, DOMAIN, QUANTIZE, VERSION
 from vqonnx.core.granularity import PerAxis, PerBlock
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan, Role
+from vqonnx.core.qtype import Kind
 from vqonnx.core.solution import Solutions
 from vqonnx.graph.edit import Attribute, add_initializer, make_node
 from vqonnx.graph.names import NameAllocator
@@ -75,12 +76,17 @@ class AffineNodes:
         return make_node(self._names, f"{domain}::{op}", inputs, attributes, name=name, outputs=[f"{name}_Output"])
 
     def _is_custom(self, key: str) -> bool:
-        """Whether Vitis AI's operators are written: where they are asked for, and for activations of 32 bits."""
+        """Whether Vitis AI's operators are written: for integers where they are asked for, and for 32 bits always.
+
+        ONNX's DequantizeLinear takes int32 as well, but ONNX Runtime fuses a product with such weights to an integer
+        operator that does not take them. Its other types they have in their documents, not in ``ops``.
+        """
         tensor = self._plan.tensors.get(key)
-        if tensor is None or (tensor.role is Role.BIAS and not tensor.own_scale):
+        if tensor is None or tensor.spec.qtype.kind is not Kind.INTEGER or tensor.spec.qtype.bits < 8:
             return False
-        wide = tensor.spec.qtype.bits == 32 and tensor.role is Role.ACTIVATION
-        return self._plan.custom_ops or wide or tensor.spec.qtype.name == "uint32"
+        if tensor.role is Role.BIAS:
+            return self._plan.custom_ops and tensor.own_scale
+        return self._plan.custom_ops or tensor.spec.qtype.bits == 32
 
 
 def _attributes(params: QuantParams) -> dict[str, Attribute]:

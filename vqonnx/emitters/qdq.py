@@ -8,10 +8,12 @@ import onnx_ir as ir
 from vqonnx.core.block_formats import BLOCK_FORMATS
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role, TensorPlan
+from vqonnx.core.qtype import Kind
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
 from vqonnx.emitters.affine_nodes import AffineNodes
 from vqonnx.emitters.block_float import emit_rounded
+from vqonnx.emitters.float8 import guard_float8
 from vqonnx.emitters.unscaled import block_form, form_without_scale, widened
 from vqonnx.graph.edit import insert_after_value, insert_before, insert_first, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds
@@ -46,6 +48,7 @@ def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
         else:
             emitter.emit_constant(tensor)
     remove_dead(model)
+    guard_float8(model, marks=[KEY])
 
 
 class _QdqEmitter:
@@ -169,6 +172,8 @@ def clips_exactly(params: QuantParams, low: float, high: float) -> bool:
     operator knows nothing of codes that the spec gives up (int8 -128 where symmetric, one bit where reduced).
     """
     qtype = params.spec.qtype
+    if qtype.kind is not Kind.INTEGER:
+        return False  # the end of a float type is no bound of a clip's
     whole = replace(params, spec=replace(params.spec, symmetric=False, reduce_range=False))
     codes = quantize(np.array([low, high], np.float32), whole).astype(np.int64)
     return bool(codes[0] == qtype.qmin and codes[1] == qtype.qmax)

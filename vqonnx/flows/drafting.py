@@ -20,6 +20,7 @@ from vqonnx.core.positions import Refinement
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.flows.clock import Clock
+from vqonnx.planning.output_ranges import with_whole_outputs
 from vqonnx.progress import Progress, silent
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.options import QuantizerOptions
@@ -188,6 +189,8 @@ class Drafting:
         with self.clock.stage("plan"):
             rules = replace(self.job.options.rules, method=method, floats=floats)
             plan = make_plan(self.prepared.model, self.job.options.target, rules, self.prepared.folded)
+            if len(self.job.options.methods) > 1:
+                plan = with_whole_outputs(self.prepared.model, plan)
         with self.clock.stage("observe"):
             self._observe(plan)
         unseen = unseen_nodes(self.prepared.model, plan, self.statistics)

@@ -63,7 +63,9 @@ class TensorTypes:
         if self._rules.unsigned_relu and moved is not None and _never_negative(moved.tail):
             spec = unsigned(spec)
         reader = next(iter(self._partition.integer_readers(value)), None)
-        return spec if reader is None else blocked(spec, value, reader)
+        if reader is not None:
+            return blocked(spec, value, reader)
+        return with_blocks(spec, value, -1 if moved is not None and moved.node.op_type in ("Gemm", "MatMul") else 1)
 
     def read(self, value: ir.Value, reader: Candidate) -> QuantSpec:
         """The spec that a node wants of what it reads."""
@@ -113,14 +115,22 @@ def _never_negative(node: ir.Node) -> bool:
 
 def blocked(spec: QuantSpec, value: ir.Value, reader: Candidate) -> QuantSpec:
     """The spec with blocks along the axis over which ``reader`` adds up, where its type is a block format."""
+    rank = len(value.shape) if value.shape is not None else 0
+    if spec.qtype.name not in BLOCK_FORMATS or rank == 0:
+        return with_blocks(spec, value, 0)
+    index = next(i for i, one in enumerate(reader.node.inputs) if one is value)
+    return with_blocks(spec, value, summed_axis(reader.node, index, rank))
+
+
+def with_blocks(spec: QuantSpec, value: ir.Value, axis: int) -> QuantSpec:
+    """The spec with blocks along an axis, or the last that there is, where its type is a block format."""
     fmt = BLOCK_FORMATS.get(spec.qtype.name)
     if fmt is None:
         return spec
     rank = len(value.shape) if value.shape is not None else 0
     if rank == 0:
         return replace(spec, granularity=PerTensor())
-    axis = summed_axis(reader.node, next(i for i, one in enumerate(reader.node.inputs) if one is value), rank)
-    return replace(spec, granularity=PerBlock(axis, fmt.block_size))
+    return replace(spec, granularity=PerBlock(axis % rank if axis < 0 else min(axis, rank - 1), fmt.block_size))
 
 
 def summed_axis(node: ir.Node, index: int, rank: int) -> int:

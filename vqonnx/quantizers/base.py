@@ -12,7 +12,7 @@ import onnx_ir as ir
 from vqonnx.core.granularity import Granularity, PerAxis, PerTensor
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.positions import Refinement
-from vqonnx.core.qtype import Kind
+from vqonnx.core.qtype import FLOAT32, Kind
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.core.target import Form, Target
@@ -168,7 +168,11 @@ class BaseQuantizer(PlannedModel):
                 found.append((known.q_name, known.zp_name, known.scale_name))
                 continue
             tensor = self._tensor_plan(name)
-            qtype = QuantType.from_qtype((tensor.spec if tensor else self.options.rules.weight).qtype)
+            spec = tensor.spec if tensor else self.options.rules.weight
+            if spec.qtype == FLOAT32:
+                found.append(self._quantize_constant(name, spec, keep_float=True))
+                continue
+            qtype = QuantType.from_qtype(spec.qtype)
             if op_level_per_channel:
                 found.append(self.quantize_weight_per_channel(name, qtype, axis, reduce_range=reduce_range))
             else:

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from vqonnx.core.qtype import Kind, QType
 from vqonnx.graph.walk import values
 from vqonnx.quantizers.options import QuantizerOptions
 
@@ -26,6 +27,19 @@ def needed_opset(model: ir.Model, options: QuantizerOptions) -> int:
     types += [override.qtype for override in overrides if override.qtype is not None]
     forms = [override.conversion.form for override in overrides if override.conversion is not None]
     types += [form.qtype for form in forms if form.qtype is not None]
-    if options.rules.block_size or any(qtype.bits != 8 for qtype in types):
+    asked = [qtype for layer in options.rules.layers for qtype in (layer.activation, layer.weight)]
+    types += [qtype for qtype in asked if qtype is not None]
+    types += [options.rules.own_bias.qtype] if options.rules.own_bias is not None else []
+    if options.rules.block_size or any(_is_newer_integer(qtype, options) for qtype in types):
         return _WIDE_OR_NARROW_TYPES
     return _FLOAT16_SCALES if half or any(qtype.name.startswith("float8") for qtype in types) else least
+
+
+def _is_newer_integer(qtype: QType, options: QuantizerOptions) -> bool:
+    """Whether ONNX's QuantizeLinear and DequantizeLinear take an integer type since opset 21 only.
+
+    32-bit ones take Vitis AI's operators, block formats and 16-bit floats others, which all opsets have.
+    """
+    if qtype.kind is not Kind.INTEGER:
+        return False
+    return qtype.bits < 8 or (qtype.bits == 16 and not options.rules.custom_ops)

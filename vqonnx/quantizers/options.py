@@ -91,15 +91,16 @@ class QuantizerOptions:
         _check_granularity(device, per_channel)
         methods = _methods(device, calibrate_method, extra, vitis)
         grid = _grid(device, calibrate_method, vitis)
-        if grid is ScaleGrid.POWER_OF_TWO and calibrate_method is None:
+        activation = replace(_activation_spec(device, activation_type, extra), grid=grid)
+        if calibrate_method is None and (grid is ScaleGrid.POWER_OF_TWO or not activation.has_scale):
             methods = (RangeMethod.MSE,)
         rules = PlanRules(
-            activation=replace(_activation_spec(device, activation_type, extra), grid=grid),
+            activation=activation,
             weight=replace(_weight_spec(device, weight_type, reduce_range, extra), grid=grid),
             form=form,
             per_channel=device.per_channel if per_channel is None else per_channel,
             quantize_bias=device.bias and extra.quantize_bias,
-            own_bias=_own_bias(device, weight_type, grid, vitis),
+            own_bias=_own_bias(device, activation_type, weight_type, grid, vitis),
             dynamic_matmul=not extra.mat_mul_const_b_only,
             method=methods[0],
             selection=Selection(
@@ -196,10 +197,14 @@ def is_power_of_two(method: object) -> bool:
     return str(getattr(method, "name", method)) in PowerOfTwoMethod.__members__
 
 
-def _own_bias(device: Target, weight_type: object, grid: ScaleGrid, vitis: VitisOptions) -> QuantSpec | None:
-    """What biases become where they have scales of their own; 16-bit floats where weights are those."""
-    if weight_type is not None and not (spec := with_qtype(device.weight, QuantType.of(weight_type).qtype)).has_scale:
-        return spec if spec.qtype.kind is Kind.FLOAT else replace(spec, qtype=FLOAT32)
+def _own_bias(
+    device: Target, activation_type: object, weight_type: object, grid: ScaleGrid, vitis: VitisOptions
+) -> QuantSpec | None:
+    """What biases become where they have scales of their own: 16-bit floats where all is; float beside other floats."""
+    types = [QuantType.of(asked).qtype for asked in (activation_type, weight_type) if asked is not None]
+    if any(qtype.kind is not Kind.INTEGER for qtype in types):
+        spec = replace(device.weight, qtype=types[-1])
+        return replace(spec, qtype=FLOAT32) if spec.has_scale or spec.qtype.kind is not Kind.FLOAT else spec
     if vitis.int32_bias or (vitis.int32_bias is None and not vitis.int16_bias and device.own_bias is None):
         return None
     spec = device.own_bias or replace(device.weight, qtype=INT8, symmetric=True)

@@ -47,8 +47,8 @@ _RULES = (
     "AdjustShiftWrite", "AdjustShiftCut", "AdjustShiftBias", "AdjustHardSigmoid", "AdjustShiftSwish",
 )  # fmt: skip
 _EQUALIZATIONS: Mapping[object, tuple[Equalization, ...]] = {
-    "auto": (Equalization.NONE, Equalization.THROUGH_CLIPS),
-    True: (Equalization.THROUGH_CLIPS,),
+    "auto": (Equalization.NONE, Equalization.LINKS),
+    True: (Equalization.LINKS,),
     False: (Equalization.NONE,),
     **{one.value: (one,) for one in Equalization},
 }
@@ -73,7 +73,8 @@ class VitisOptions:
         limits: ``NPULimitationCheck``: whether the device's rules on positions are kept.
         rules: Single rules switched on or off, by option.
         layers: ``LayerTypes``: ``{pattern: {"activation_type": …, "weight_type": …}}``.
-        equalizations: ``IncludeCLE``: True, False, or "auto": what held-back samples prefer.
+        equalizations: ``IncludeCLE``: True, False, "auto": what held-back samples prefer, or "through clips", which
+            costs the device an operator a Clip.
     """
 
     int32_bias: bool | None = None
@@ -90,7 +91,7 @@ class VitisOptions:
     limits: bool = True
     rules: Mapping[str, bool] = field(default_factory=dict)
     layers: tuple[LayerTypes, ...] = ()
-    equalizations: tuple[Equalization, ...] = _EQUALIZATIONS["auto"]
+    equalizations: tuple[Equalization, ...] = _EQUALIZATIONS[True]
 
     def positions_for(self, target: Target) -> tuple[PositionRule, ...]:
         """The target's rules that are to hold."""

@@ -18,6 +18,7 @@ from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.statistics.channel_mean import ChannelMean
 from vqonnx.core.params import QuantizedTensor
 from vqonnx.core.plan import NodePlan, Plan, Role
+from vqonnx.core.qtype import Kind
 from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Form
 from vqonnx.emitters.qdq import KEY
@@ -218,6 +219,6 @@ def _means(column: Sequence[Array], layer: Layer, solutions: Solutions) -> Means
     for array in column:
         total = total.merge(empty.of(array))
     params = None if layer.key is None else solutions.params(layer.key)
-    if params is None or not params.spec.has_scale:
-        return total.means
+    if params is None or params.spec.qtype.kind is not Kind.INTEGER:
+        return total.means  # of the dequantized values themselves
     return (total.means - float(params.zero_point)) * float(params.scale)

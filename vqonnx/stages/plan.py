@@ -15,7 +15,7 @@ from vqonnx.planning.eligible import candidates, has_float_edge
 from vqonnx.planning.kernels import check_kernels
 from vqonnx.planning.layer_types import types_by_node
 from vqonnx.planning.listed import ListedPartition, listed_candidates
-from vqonnx.planning.own_biases import with_own_bias_scales
+from vqonnx.planning.own_biases import with_own_bias_scales, with_wide_biases
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import PlanRules
 from vqonnx.planning.selection import rejections
@@ -66,7 +66,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         own_pairs=rules.own_pairs,
     )
     own_bias = rules.own_bias if rules.form is Form.QDQ else None
-    return plan if own_bias is None else with_own_bias_scales(plan, own_bias)
+    return with_wide_biases(plan) if own_bias is None else with_own_bias_scales(plan, own_bias)
 
 
 def _above(target: Target, model: ir.Model) -> bool:

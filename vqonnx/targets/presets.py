@@ -63,7 +63,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 activation="QInt16",
                 weight="QInt8",
                 per_channel=True,
-                options=_SYMMETRIC,
+                options={**_SYMMETRIC, "IncludeCLE": False},
                 description="int16 symmetric activations, int8 weights with a scale a channel; int32 biases",
             ),
             Preset(
