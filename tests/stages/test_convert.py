@@ -15,6 +15,7 @@ from tests.emitters.packing import SQNR, Form, fused, pack_model, real, rounded,
 from tests.emitters.test_block_qdq import foreign, two_bits
 from tests.emitters.test_matmul_nbits import NAMES, normal, product
 from vqonnx.core.blocks import BlockSpec
+from vqonnx.core.weight_plan import FLOAT16_IN_BODY
 from vqonnx.emitters.weights import read_blocks
 from vqonnx.errors import OptionError, UnsupportedModelError, VerificationError
 from vqonnx.graph.edit import add_initializer
@@ -45,18 +46,19 @@ def packed_blocks(model):
     return found
 
 
-def linear(rng, k, n, dtype=np.float32):
-    """A MatMul, a Gemm with a bias, and a body with a product."""
+def linear(rng, k, n, dtype=np.float32, *, in_body=True):
+    """A MatMul, a Gemm with a bias, and two bodies with a product, or with none."""
     kind = NAMES[dtype]
+    product = "MatMul (x, d)" if in_body else "Identity (y)"
     text = f"""linear ({kind}[A, {k}] x, bool flag) => ({kind}[A, {n}] y, {kind}[A, {n}] z, {kind}[A, {n}] v) {{
         y = MatMul (x, a)
         z = Gemm <transB = 1> (x, b, c)
         v = If (flag) <
-            then_branch = yes () => ({kind}[A, {n}] p) {{ p = MatMul (x, d) }},
-            else_branch = no () => ({kind}[A, {n}] q) {{ m = MatMul (x, d) q = Tanh (m) }}
+            then_branch = yes () => ({kind}[A, {n}] p) {{ p = {product} }},
+            else_branch = no () => ({kind}[A, {n}] q) {{ m = {product} q = Tanh (m) }}
         >
     }}"""
-    weights = {"a": (k, n), "b": (n, k), "c": (n,), "d": (k, n)}
+    weights = {"a": (k, n), "b": (n, k), "c": (n,)} | ({"d": (k, n)} if in_body else {})
     arrays = {name: normal(rng, *shape, dtype=dtype) for name, shape in weights.items()}
     return build(text, arrays, opset=21)
 
@@ -74,7 +76,7 @@ def test_a_round_trip_changes_no_bit(k, n, bits, size, symmetric, first, dtype):
     rng = np.random.default_rng(k * 31 + n)
     n = 4 * n if bits == 2 else n
     size = min(size, 128) if bits == 2 else size
-    source = linear(rng, k, n, dtype)
+    source = linear(rng, k, n, dtype, in_body=dtype is not np.float16)
     spec = BlockSpec(bits=bits, block_size=size, symmetric=symmetric)
     packed = pack_model(two_bits(source) if bits == 2 else source, first, spec)
     before, model = packed_blocks(packed.model), packed.model
@@ -115,6 +117,13 @@ def test_what_becomes_qdq_is_fused_again(rng, tmp_path):
     convert(packed.model, Form.QDQ)
     assert "MatMulNBits" not in packed.ops()
     assert fused(packed.model, tmp_path).count("MatMulNBits") == before == 4
+
+
+def test_what_would_be_fused_to_zeros_stays(rng):
+    packed = pack_model(linear(rng, 64, 12, np.float16))
+    converted = convert(packed.model, Form.QDQ)
+    assert len(converted.weights) == 2
+    assert [skip.reason for skip in converted.kept] == [f"{FLOAT16_IN_BODY}."] * 2
 
 
 def test_the_opset_is_raised_for_qdq_alone(rng):

@@ -27,6 +27,12 @@ class Reader(Enum):
     LOOKUP = "gathers columns of it, which are rows of an embedding table [N, K]"
 
 
+FLOAT16_IN_BODY = (
+    "ONNX Runtime (1.31) fuses float16 DequantizeLinear in a body to a product of zeros; see format='matmul_nbits'"
+)
+"""Why a weight in the body of an If, Loop or Scan has no form with DequantizeLinear."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodebookSpec:
     """Blocks of indices into a code book.

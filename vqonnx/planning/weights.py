@@ -11,7 +11,15 @@ import onnx_ir as ir
 from vqonnx.algorithms.base import find_algorithm
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.plan import Skip
-from vqonnx.core.weight_plan import CodebookSpec, LayerPlan, Reader, WeightForm, WeightOnlyPlan, WeightPlan
+from vqonnx.core.weight_plan import (
+    FLOAT16_IN_BODY,
+    CodebookSpec,
+    LayerPlan,
+    Reader,
+    WeightForm,
+    WeightOnlyPlan,
+    WeightPlan,
+)
 from vqonnx.errors import OptionError, UnsupportedModelError, nearest
 from vqonnx.graph.names import NameAllocator
 from vqonnx.planning.layers import LAYER_OPERATORS, Layer
@@ -166,7 +174,7 @@ def _refusal(layer: Layer, form: WeightForm, spec: BlockSpec | CodebookSpec) -> 
             f"{_TWO_BIT_OUTPUTS}, to wrong numbers"
         )
     if form in _DEQUANTIZED_FORMS and layer.in_body and not lookup and layer.dtype is ir.DataType.FLOAT16:
-        return "ONNX Runtime fuses float16 DequantizeLinear in a body to a product of zeros; see format='matmul_nbits'"
+        return FLOAT16_IN_BODY
     return ""
 
 

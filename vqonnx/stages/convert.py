@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from vqonnx.core.blocks import QuantizedBlocks
 from vqonnx.core.plan import Skip
-from vqonnx.core.weight_plan import WeightForm
+from vqonnx.core.weight_plan import FLOAT16_IN_BODY, WeightForm
 from vqonnx.emitters import dequantize, matmul_nbits
 from vqonnx.emitters.matmul_nbits import UnreadableWeightError
 from vqonnx.emitters.products import replace_product
@@ -96,6 +96,7 @@ def _nothing(to: WeightForm, kept: Sequence[Skip]) -> str:
 class _ToQdq:
     """From MatMulNBits to DequantizeLinear and MatMul."""
 
+    graph: ir.Graph
     opset: int
     names: NameAllocator
 
@@ -104,7 +105,7 @@ class _ToQdq:
         """For a model whose opset is raised if it has something to convert."""
         if any(_is_contrib(node, "MatMulNBits") for node in model.graph.all_nodes()):
             upgrade_opset(model, _QDQ_OPSET)
-        return cls(model.opset_imports.get("", 0), NameAllocator.of(model))
+        return cls(model.graph, model.opset_imports.get("", 0), NameAllocator.of(model))
 
     def __call__(self, node: ir.Node) -> Read | None:
         if _is_contrib(node, "GatherBlockQuantized", "MatMulBnb4"):
@@ -112,6 +113,8 @@ class _ToQdq:
         if not _is_contrib(node, "MatMulNBits"):
             return None
         blocks = matmul_nbits.read(node)
+        if blocks.scales.dtype == np.float16 and node.graph is not self.graph:
+            raise UnsupportedModelError(f"{FLOAT16_IN_BODY}.")
         weight = dequantized_weight(_key(matmul_nbits.codes_of(node)), blocks)
         if self.opset < weight.opset:
             raise UnsupportedModelError(
