@@ -111,8 +111,8 @@ def _not_requested(nodes: Iterable[ir.Node], target: Target, rules: PlanRules) -
 
 
 def _enters_bodies(target: Target, rules: PlanRules) -> bool:
-    """Whether nodes in bodies of If, Loop and Scan are planned: in the QDQ form, without rules on positions."""
-    return rules.bodies and rules.form is Form.QDQ and not target.positions
+    """Whether nodes in bodies of If, Loop and Scan are planned; rules on positions are not followed into them."""
+    return rules.bodies and not target.positions
 
 
 def _in_bodies(nodes: Iterable[ir.Node]) -> list[Skip]:
