@@ -83,7 +83,8 @@ def quant_pre_process(
         raise OptionError(f"quant_pre_process needs {missing}; pass a path", option=missing)
     atomic.check_writable(output_model_path)
     model = load(source)
-    _raise_opset(model)
+    resize_upsamples(model)
+    upgrade_opset(model, _LEAST_OPSET)
     with tempfile.TemporaryDirectory(prefix="vqonnx-", ignore_cleanup_errors=True) as folder:
         if not skip_symbolic_shape:
             options = SymbolicOptions(
@@ -122,15 +123,26 @@ def optimized(model: ir.Model, folder: Path) -> ir.Model:
         optimized_path=path,
         options={_DATA_KEY: "optimized.data"} if large else {},
     )
-    return load(path)
+    result = load(path)
+    used = {node.domain for node in nodes(result)} | set(model.opset_imports)
+    for domain in set(result.opset_imports) - used:  # ONNX Runtime imports all that it knows
+        del result.opset_imports[domain]
+    return result
 
 
-def _raise_opset(model: ir.Model) -> None:
-    if model.opset_imports.get("") == _RESIZE_OPSET:
-        for node in nodes(model):
-            if node.op_type == "Upsample" and not node.domain:  # some exporters name it still
-                node.op_type = "Resize"
-    upgrade_opset(model, _LEAST_OPSET)
+def resize_upsamples(model: ir.Model) -> int:
+    """Turn every Upsample into Resize, in place, raising the opset to 11; return how many there were.
+
+    Raises:
+        UnsupportedModelError: The opset cannot be raised.
+    """
+    found = [node for node in nodes(model) if node.op_type == "Upsample" and not node.domain]
+    if found and model.opset_imports.get("") == _RESIZE_OPSET:
+        for node in found:  # the operator is gone there, and exporters name it still
+            node.op_type = "Resize"
+    if found:
+        upgrade_opset(model, _LEAST_OPSET)
+    return len(found)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """Gelu written out, as one node."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from vqonnx.graph.edit import Attribute
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import nested_graphs
 from vqonnx.transforms.patterns import Anything, Number, Pattern, either, find, op
@@ -45,25 +47,41 @@ _BY_TANH = _times_half_x(op("Add", op("Tanh", _ANGLE), Number(1)))
 """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): Hendrycks and Gimpel 2016, arXiv:1606.08415."""
 
 
-def fuse_gelus(model: ir.Model) -> int:
+_ONNX: tuple[tuple[Pattern, str, Mapping[str, Attribute]], ...] = (
+    (_BY_ERF, "Gelu", {"approximate": "none"}),
+    (_BY_TANH, "Gelu", {"approximate": "tanh"}),
+)
+_CONTRIB: tuple[tuple[Pattern, str, Mapping[str, Attribute]], ...] = (
+    (_BY_ERF, "com.microsoft::Gelu", {}),
+    (_BY_TANH, "com.microsoft::FastGelu", {}),
+)
+
+
+def fuse_gelus(model: ir.Model, *, contrib: bool = False) -> int:
     """Turn each Gelu that is written out, by erf or by tanh, into the operator of that name; return how many.
 
     Bodies are included. Constants may stand on either side and be off by one part in ten thousand. Nothing is done
-    below opset 20, or where a value inside is read by another node.
+    where a value inside is read by another node, nor below opset 20, unless ONNX Runtime's own operators do there
+    (``contrib``).
     """
-    if model.opset_imports.get("", 0) < GELU_OPSET:
+    has_operator = model.opset_imports.get("", 0) >= GELU_OPSET
+    if not (has_operator or contrib):
         return 0
+    forms = _ONNX if has_operator else _CONTRIB
     names = NameAllocator.of(model)
     roots = [node for graph in nested_graphs(model.graph) for node in graph if node.op_type in ("Mul", "Div")]
-    return sum(_fuse(root, names) for root in reversed(roots))
+    fused = sum(_fuse(root, forms, names) for root in reversed(roots))
+    if fused and not has_operator:
+        model.opset_imports.setdefault("com.microsoft", 1)
+    return fused
 
 
-def _fuse(root: ir.Node, names: NameAllocator) -> bool:
+def _fuse(root: ir.Node, forms: Sequence[tuple[Pattern, str, Mapping[str, Attribute]]], names: NameAllocator) -> bool:
     if root.graph is None:  # it went with a node behind it
         return False
-    for pattern, approximate in ((_BY_ERF, "none"), (_BY_TANH, "tanh")):
+    for pattern, op_type, attributes in forms:
         found = find(pattern, root)
         if found is not None:
-            found.replace("Gelu", [found.source(_X)], {"approximate": approximate}, names)
+            found.replace(op_type, [found.source(_X)], attributes, names)
             return True
     return False

@@ -6,6 +6,10 @@ from typing import Any
 from vqonnx.calibration.feeds import Feed
 
 
+class UnknownLengthError(NotImplementedError, TypeError):
+    """A reader has no length. (As a TypeError it does not keep ``list(reader)`` from working.)"""
+
+
 class CalibrationDataReader(abc.ABC):
     """Gives one feed after the other; a class with ``get_next`` need not inherit."""
 
@@ -28,7 +32,7 @@ class CalibrationDataReader(abc.ABC):
 
     def __len__(self) -> int:
         """The number of samples, where a subclass knows it."""
-        raise NotImplementedError
+        raise UnknownLengthError(f"{type(self).__name__} does not tell how many samples it has; define __len__")
 
     def set_range(self, start_index: int, end_index: int) -> None:
         """Give the samples from ``start_index`` up to ``end_index`` next, where a subclass can."""
