@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from vqonnx.core.params import QuantizedTensor, QuantParams
 
 
@@ -22,3 +24,14 @@ class Solutions:
         """Scale and zero point of a planned tensor."""
         constant = self.constants.get(key)
         return self.activations[key] if constant is None else constant.params
+
+    def sharing(self, other: "Solutions") -> "Solutions":
+        """The same numbers, with the arrays of ``other`` where its codes are equal: both take the memory of one."""
+        shared = {key: _shared(tensor, other.constants.get(key)) for key, tensor in self.constants.items()}
+        return Solutions(self.activations, shared)
+
+
+def _shared(tensor: QuantizedTensor, other: QuantizedTensor | None) -> QuantizedTensor:
+    if other is None or tensor.codes.dtype != other.codes.dtype or not np.array_equal(tensor.codes, other.codes):
+        return tensor
+    return QuantizedTensor(other.codes, tensor.params)

@@ -35,6 +35,7 @@ from vqonnx.stages.guard import collapsing_nodes
 from vqonnx.stages.observe import ObserveOptions, observe
 from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import Prepared
+from vqonnx.stages.recorded import RecordedModel
 from vqonnx.stages.search_positions import searched_params
 from vqonnx.stages.sensitivity import sensitivities
 from vqonnx.stages.unseen import unseen_nodes
@@ -142,7 +143,9 @@ class Drafting:
         job: What was asked for.
         clock: Takes the time.
         statistics: What was observed so far, by tensor.
+        first: The numbers of the first draft, whose codes later ones share.
         reference: The float model that drafts are compared with, where it is not the prepared one.
+        recorded: What that model gives for the held-back samples, where it is large.
     """
 
     prepared: Prepared
@@ -150,7 +153,9 @@ class Drafting:
     job: StaticJob
     clock: Clock
     statistics: dict[str, Statistic] = field(default_factory=dict)
+    first: list[Solutions] = field(default_factory=list)
     reference: ir.Model | None = None
+    recorded: RecordedModel | None = None
 
     def uncorrected_db(self) -> float:
         """SQNR on held-back samples of the first method's draft, before anything is done about it."""
@@ -182,6 +187,10 @@ class Drafting:
                 quantizer.refine(self._searched(quantizer))
         with self.clock.stage("solve"):
             solutions = quantizer.solve()
+            # Range methods for activations leave weights what they are.
+            solutions = solutions.sharing(self.first[0]) if self.first else solutions
+            if not self.first:
+                self.first.append(solutions)
         return Draft(method=method, plan=quantizer.current_plan(), solutions=solutions, refinement=quantizer.refinement)
 
     def _observed_plan(self, method: RangeMethod, floats: Mapping[str, str]) -> Plan:
@@ -239,9 +248,8 @@ class Drafting:
         """The draft with its figures on held-back samples."""
         with self.clock.stage("compare"):
             samples = self.samples.held_back[:_TRIAL_SAMPLES]
-            figures = compare(
-                self.reference or self.prepared.model, self._emitted(draft), samples, providers=self.job.providers
-            )
+            reference = self.recorded or self.reference or self.prepared.model
+            figures = compare(reference, self._emitted(draft), samples, providers=self.job.providers)
             return replace(draft, figures=figures)
 
     def _without_collapse(self, draft: Draft) -> Draft:

@@ -23,6 +23,7 @@ from vqonnx.stages.equalize import equalize
 from vqonnx.stages.layer_equalization import Equalization, equalized_layers
 from vqonnx.stages.observe import ObserveOptions
 from vqonnx.stages.prepare import Prepared
+from vqonnx.stages.recorded import RecordedModel
 from vqonnx.stages.smooth import smooth
 from vqonnx.stages.verify import VerifyOptions, model_bytes, verify
 from vqonnx.version import __version__
@@ -77,8 +78,17 @@ def _equalized_best(
             if equalized_layers(model, how) == 0 and how is not Equalization.NONE and found:
                 continue  # no link: what was tried before
             streams = _equalized(model, samples, job)
-        found.append((Drafting(replace(prepared, model=model), samples, job, clock, reference=reference), how, streams))
+        found.append((_drafting(replace(prepared, model=model), reference, samples, job, clock), how, streams))
     return found[0] if len(found) == 1 else max(found, key=lambda one: one[0].uncorrected_db())
+
+
+def _drafting(
+    prepared: Prepared, reference: ir.Model | None, samples: Samples, job: StaticJob, clock: Clock
+) -> Drafting:
+    """What makes the drafts; a large float model runs now, while no codes are in memory."""
+    with clock.stage("compare"):
+        recorded = RecordedModel.of_large(reference or prepared.model, samples.held_back, providers=job.providers)
+    return Drafting(prepared, samples, job, clock, reference=reference, recorded=recorded)
 
 
 def _equalized(model: ir.Model, samples: Samples, job: StaticJob) -> int:
@@ -102,7 +112,9 @@ def _written(drafting: Drafting, draft: Draft, destination: Path, float_bytes: i
 
     def check(path: Path) -> None:
         with drafting.clock.stage("verify"):
-            options = VerifyOptions(level=job.level, providers=job.providers, float_bytes=float_bytes)
+            options = VerifyOptions(
+                level=job.level, providers=job.providers, float_bytes=float_bytes, recorded=drafting.recorded
+            )
             samples, model = drafting.samples.held_back, drafting.reference or drafting.prepared.model
             found.append(verify(model, path, samples, draft.plan, options=options, progress=job.progress))
 

@@ -3,6 +3,7 @@
 Every function here is linear in what it visits. ``ir.Graph.node(name)`` is not, so use ``nodes_by_name``.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -101,6 +102,17 @@ def only_reader(value: ir.Value) -> tuple[ir.Node, int] | None:
 def is_float(value: ir.Value | None) -> bool:
     """Whether the value's type is known and is float16, bfloat16, float32 or float64."""
     return value is not None and value.dtype in FLOAT_TYPES
+
+
+def release(tensor: ir.TensorProtocol | None) -> None:
+    """Close the map of a tensor in a data file, so that its pages may go and the file be replaced.
+
+    The next reading maps it again. Arrays that are still in use stay valid: the map goes with the last of them.
+    """
+    if isinstance(tensor, ir.ExternalTensor):
+        with contextlib.suppress(BufferError):
+            tensor.release()
+        tensor.raw = None
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:

@@ -1,6 +1,5 @@
 """Constants behind chains of reshapes, casts and dequantizations: found without being read, read when asked for."""
 
-import contextlib
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -10,7 +9,7 @@ import onnx_ir as ir
 
 from vqonnx.graph.dequantization import dequantized
 from vqonnx.graph.evaluation import RULES, Outcome, Rule, constant_inputs
-from vqonnx.graph.walk import constant_tensor
+from vqonnx.graph.walk import constant_tensor, release
 
 Ints: TypeAlias = tuple[int, ...]
 
@@ -71,14 +70,8 @@ class WeightSource:
         return np.require(self.stored.numpy(), requirements="A")
 
     def release(self) -> None:
-        """Close the map, so that the pages may go and the file be replaced; the next reading maps it again.
-
-        Arrays that are still in use stay valid: the map goes with the last of them.
-        """
-        if isinstance(self.stored, ir.ExternalTensor):
-            with contextlib.suppress(BufferError):
-                self.stored.release()
-            self.stored.raw = None
+        """Let go of the map of a file (``walk.release``)."""
+        release(self.stored)
 
 
 class WeightSources:

@@ -16,6 +16,7 @@ from vqonnx.report.figures import OutputFigures
 from vqonnx.runtime.package import runtime_errors
 from vqonnx.runtime.session import add_outputs, open_session
 from vqonnx.stages.output_sums import OutputSums
+from vqonnx.stages.recorded import RecordedModel
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -29,26 +30,30 @@ _GROUP = 64
 class ModelPair:
     """A float model and its quantized form, both open, and their common outputs."""
 
-    reference: "InferenceSession"
+    reference: "InferenceSession | RecordedModel"
     actual: "InferenceSession"
     names: tuple[str, ...]
 
     @classmethod
     def open(
         cls,
-        reference: ir.Model | Path,
+        reference: ir.Model | Path | RecordedModel,
         actual: ir.Model | Path,
         *,
         providers: Sequence[str] = _CPU,
         threads: int | None = None,
     ) -> "ModelPair":
-        """Open both with the same settings.
+        """Open both with the same settings; but not what was recorded.
 
         Raises:
             VerificationError: ONNX Runtime refuses one, or the quantized model lacks an output.
             ModelError: A file is missing or cannot be parsed.
         """
-        expected = open_session(reference, providers=providers, threads=threads)
+        expected: InferenceSession | RecordedModel
+        if isinstance(reference, RecordedModel):
+            expected = reference
+        else:
+            expected = open_session(reference, providers=providers, threads=threads)
         given = open_session(actual, providers=providers, threads=threads)
         names = tuple(output.name for output in expected.get_outputs())
         present = {output.name for output in given.get_outputs()}
@@ -79,7 +84,7 @@ class ModelPair:
             progress("verify", count, total)
         return count, tuple(one.figures() for one in sums) if count else ()
 
-    def _run(self, session: "InferenceSession", feed: Feed, sample: int) -> list[object]:
+    def _run(self, session: "InferenceSession | RecordedModel", feed: Feed, sample: int) -> list[object]:
         which = "float" if session is self.reference else "quantized"
         with runtime_errors(f"run the {which} model on held-back sample {sample}"):
             results: list[object] = session.run(list(self.names), dict(feed))
@@ -98,7 +103,7 @@ def _free(shape: Sequence[int | str | None] | None, known: set[str]) -> tuple[bo
 
 
 def compare(
-    reference: ir.Model | Path,
+    reference: ir.Model | Path | RecordedModel,
     actual: ir.Model | Path,
     samples: Iterable[Feed],
     *,

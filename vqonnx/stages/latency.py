@@ -53,6 +53,20 @@ def measure(
     )
 
 
+def after(float_seconds: float, actual: "InferenceSession", feeds: Sequence[Feed]) -> Latency | None:
+    """The same where the float model was timed before, on all cores; None without feeds.
+
+    Args:
+        float_seconds: Median seconds of its run.
+        actual: The quantized one, warm.
+        feeds: Each is run once.
+    """
+    if not feeds:
+        return None
+    times = [_seconds(actual, feed) for feed in feeds]
+    return Latency(float_seconds=float_seconds, quantized_seconds=statistics.median(times), threads=0, runs=len(times))
+
+
 def _seconds(session: "InferenceSession", feed: Feed) -> float:
     inputs = dict(feed)
     start = time.perf_counter()

@@ -12,7 +12,7 @@ from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec
-from vqonnx.graph.walk import nodes_by_name
+from vqonnx.graph.walk import constant_tensor, nodes_by_name, release
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +57,9 @@ def solve(model: ir.Model, plan: Plan, solver: Solver) -> Solutions:
     constants: dict[str, QuantizedTensor] = {}
     nodes = nodes_by_name(model)
     for node_plan, index, key in _constant_inputs(plan, Role.WEIGHT, constants):
-        constants[key] = _weight(solver, nodes[node_plan.node], index, plan.tensors[key].spec)
+        node = nodes[node_plan.node]
+        constants[key] = _weight(solver, node, index, plan.tensors[key].spec)
+        release(constant_tensor(node.inputs[index]))
     for node_plan, index, key in _constant_inputs(plan, Role.BIAS, constants):
         tensor = plan.tensors[key]
         if tensor.own_scale:

@@ -20,6 +20,7 @@ from vqonnx.runtime.session import open_session
 from vqonnx.stages import latency
 from vqonnx.stages.compare import ModelPair
 from vqonnx.stages.integer_kernels import integer_kernels
+from vqonnx.stages.recorded import RecordedModel
 
 _CPU = "CPUExecutionProvider"
 _FEEDS_TIMED = 3
@@ -38,6 +39,7 @@ class VerifyOptions:
         kernels: Whether to find out which planned nodes became integer kernels, which opens the model once more.
         float_bytes: Bytes of the float model's files; of its tensors where None.
         quantized_bytes: Bytes of the quantized model's files, where they are known.
+        recorded: What the float model gives for the samples, where it is too large to be open beside the other.
     """
 
     level: Level = Level.COMPARED
@@ -47,6 +49,7 @@ class VerifyOptions:
     kernels: bool = True
     float_bytes: int | None = None
     quantized_bytes: int | None = None
+    recorded: RecordedModel | None = None
 
 
 def verify(
@@ -86,8 +89,13 @@ def verify(
     count, figures, timed = 0, tuple[OutputFigures, ...](), None
     if options.level is Level.COMPARED:
         kept = _FirstFeeds(samples)
-        count, figures = _opened(float_model, quantized, options, None).compared(kept, progress)
-        timed = _latency(float_model, quantized, kept.feeds, options)
+        pair = _opened(options.recorded or float_model, quantized, options, None)
+        count, figures = pair.compared(kept, progress)
+        if options.recorded is not None:
+            timed = latency.after(options.recorded.seconds, pair.actual, kept.feeds)
+        else:
+            del pair
+            timed = _latency(float_model, quantized, kept.feeds, options)
     return Verification(
         level=Level.COMPARED if count else Level.LOADED,
         samples=count,
@@ -179,7 +187,9 @@ def _kernels(quantized: Path, plan: Plan, options: VerifyOptions, notes: list[st
     return None
 
 
-def _opened(float_model: ir.Model | Path, quantized: Path, options: VerifyOptions, threads: int | None) -> ModelPair:
+def _opened(
+    float_model: ir.Model | Path | RecordedModel, quantized: Path, options: VerifyOptions, threads: int | None
+) -> ModelPair:
     with _refused(quantized):
         return ModelPair.open(float_model, quantized, providers=options.providers, threads=threads)
 
