@@ -7,7 +7,7 @@ from vqonnx.calibration.feeds import Feed
 
 
 class UnknownLengthError(NotImplementedError, TypeError):
-    """A reader has no length. (As a TypeError it does not keep ``list(reader)`` from working.)"""
+    """A reader has no length; as a TypeError, it does not keep ``list(reader)`` from working."""
 
 
 class CalibrationDataReader(abc.ABC):
