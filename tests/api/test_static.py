@@ -41,7 +41,8 @@ def positional(function: Any) -> list[str]:
 
 @pytest.mark.peer
 def test_quantize_static_takes_the_peers_parameters_in_its_order(peer: ModuleType) -> None:
-    assert positional(quantize_static) == positional(peer.quantize_static)
+    theirs = positional(peer.quantize_static)
+    assert positional(quantize_static)[: len(theirs)] == theirs  # the last came with ONNX Runtime 1.25
 
 
 @pytest.mark.peer

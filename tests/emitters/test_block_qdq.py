@@ -18,6 +18,7 @@ from tests.emitters.packing import (
     assert_computes,
     default_spec,
     fused,
+    fused_since,
     pack_model,
     real,
     rounded,
@@ -26,6 +27,7 @@ from tests.emitters.packing import (
     sqnr,
 )
 from tests.emitters.test_matmul_nbits import NAMES, normal, product
+from tests.versions import since
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.emitters.block_qdq import in_blocks
 from vqonnx.emitters.channel_qdq import per_channel
@@ -64,6 +66,7 @@ CASES = [
 @pytest.mark.parametrize(("bits", "size", "symmetric", "dtype"), CASES)
 def test_onnx_and_onnx_runtime_compute_with_the_weight_that_is_meant(rng, tmp_path, bits, size, symmetric, dtype):
     spec = BlockSpec(bits=bits, block_size=size, symmetric=symmetric)
+    fused_since(spec, dtype)
     for k, n in ((256, 24), (203, 12 if bits == 2 else 7)):
         model = product(normal(rng, k, n, dtype=dtype), opset=21)
         packed = pack_model(two_bits(model) if bits == 2 else model, Form.QDQ, spec)
@@ -106,6 +109,7 @@ def test_any_shape_computes_and_is_read_back_bit_by_bit(k, n, bits, size, symmet
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_int8_a_channel_needs_no_new_opset(rng, tmp_path, dtype, symmetric):
     spec = replace(default_spec(Form.CHANNEL_QDQ), symmetric=symmetric)
+    fused_since(spec)
     opset = 13 if dtype is np.float32 else 19
     model = product(normal(rng, 203, 7, dtype=dtype), opset=opset)
     packed = pack_model(model, Form.CHANNEL_QDQ, weights=lambda layer: rounded(layer, spec))
@@ -146,6 +150,7 @@ def _dequantizer(model):
 
 @pytest.mark.parametrize("form", [Form.QDQ, Form.CHANNEL_QDQ])
 def test_two_products_with_one_weight_are_fused_both(rng, tmp_path, form):
+    fused_since(default_spec(form))
     # An Add of the two would become a Gemm with a computed bias, which is not fused.
     text = (
         "two (float[A, 40] x) => (float[A, 12] y) { p = MatMul (x, w) q = Tanh (x) r = MatMul (q, w) y = Mul (p, r) }"
@@ -166,6 +171,7 @@ def test_data_of_a_shared_weight_is_stored_once(rng, tmp_path):
 
 @pytest.mark.parametrize("form", [Form.QDQ, Form.CHANNEL_QDQ])
 def test_products_in_bodies_are_fused(rng, tmp_path, form):
+    fused_since(default_spec(form))
     text = """branches (float[N, 40] x, bool flag) => (float[N, 12] y) {
         y = If (flag) <
             then_branch = yes () => (float[N, 12] a) { m = MatMul (x, w) a = Tanh (m) },
@@ -180,6 +186,7 @@ def test_products_in_bodies_are_fused(rng, tmp_path, form):
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_gemm_stays_one_and_is_fused_with_its_bias(rng, tmp_path, biased):
+    since("1.25", "fusing Gemm")
     text = f"g (float[A, 40] x) => (float[A, 12] y) {{ y = Gemm <transB = 1> (x, w{', b' if biased else ''}) }}"
     weights = {"w": normal(rng, 12, 40)} | ({"b": normal(rng, 12)} if biased else {})
     packed = pack_model(build(text, weights, opset=21), Form.QDQ)
@@ -202,6 +209,7 @@ def test_2_bits_that_would_be_fused_wrongly_are_refused(rng, outputs, size, writ
 @pytest.mark.peer
 def test_onnx_runtime_still_fuses_such_2_bits_wrongly(rng):
     """If this fails, the refusal above can go for newer versions."""
+    since("1.28", "2-bit kernels")
     weight = normal(rng, 64, 6)
     codes = np.ascontiguousarray(rng.integers(0, 4, (64, 6), dtype=np.uint8))
     model = two_bits(product(weight, opset=21))

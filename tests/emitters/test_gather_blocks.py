@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.build import build
 from tests.emitters.packing import HALF_SQNR, SQNR, Form, Packed, pack_model, real, rounded, run, sqnr
+from tests.versions import since
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.emitters import matmul_nbits
 from vqonnx.emitters.gather_blocks import read, replace_lookup, store
@@ -71,6 +72,8 @@ SPECS = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("k", [256, 80, 104])
 def test_rows_are_exactly_what_the_codes_mean(rng, spec, dtype, k):
+    if spec.bits == 2:
+        since("1.28", "2-bit kernels")
     packed = pack_tables(lookup(table(rng, k, dtype)), spec)
     rows = real(packed.weights["t"]).T
     for indices in INDICES:
@@ -103,6 +106,8 @@ def emitted_table(k, spec):
     symmetric=st.booleans(),
 )
 def test_any_width_is_looked_up_and_read_back(k, bits, size, symmetric):
+    if bits == 2:
+        since("1.28", "2-bit kernels")
     model, blocks = emitted_table(k, BlockSpec(bits=bits, block_size=size, symmetric=symmetric))
     given = run(model, {"i": INDICES[2]})["y"]
     np.testing.assert_array_equal(given, real(blocks).T[INDICES[2]])
@@ -135,6 +140,8 @@ def test_4_bit_zero_points_lie_alike_with_and_without_gaps_between_rows(k, size)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("k", [256, 96, 104])
 def test_a_lookup_and_a_product_share_all_that_is_stored(rng, spec, dtype, k):
+    if spec.bits == 2:
+        since("1.28", "2-bit kernels")
     packed = pack_tables(tied(table(rng, k, dtype)), spec)
     (blocks,) = packed.weights.values()
     given = run(packed.model, {"i": INDICES[2]})

@@ -12,7 +12,7 @@ from vqonnx.graph.io import load, save
 from vqonnx.runtime import package
 from vqonnx.runtime import session as sessions
 from vqonnx.runtime.package import runtime_errors
-from vqonnx.runtime.session import add_outputs, open_session
+from vqonnx.runtime.session import add_outputs, open_session, run_session
 
 MIXED = """<ir_version: 10, opset_import: ["": 21]>
 g (bool c, float[64] x) => (float[64] y) {
@@ -194,3 +194,13 @@ def test_two_gib_in_memory_and_on_disk(tmp_path):
     graph = ir.Graph([i], outputs, nodes=nodes, initializers=initializers, opset_imports={"": 17}, name="g")
     found = open_session(load(ir.Model(graph, ir_version=8))).run(None, {"i": np.array([7])})
     assert [array.shape for array in found] == [(1, 1 << 13)] * 2
+
+
+def test_results_live_on_when_the_feed_is_gone():
+    text = """<ir_version: 9, opset_import: ["": 17]>
+    g (float[N, 4] x) => (float[N, 4] x, float[N, 4] y) { y = Relu (x) }"""
+    session = open_session(load(onnx.parser.parse_model(text)))
+    feed = {"x": np.ones((100, 4), np.float32)}
+    for result in run_session(session, None, feed):
+        assert not np.may_share_memory(result, feed["x"])
+        np.testing.assert_array_equal(result, 1)

@@ -25,7 +25,7 @@ from vqonnx.graph.io import load, save
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import constant, values_by_name
 from vqonnx.runtime.package import onnxruntime, require_providers, runtime_errors
-from vqonnx.runtime.session import open_session
+from vqonnx.runtime.session import open_session, run_session
 
 Arrays = Sequence[np.ndarray]
 Error = Callable[[Any, Any], float]
@@ -128,7 +128,7 @@ def collect_activations(
     count = 0
     for count, feed in enumerate(input_reader, start=1):
         with runtime_errors(f"run sample {count - 1}", path=str(path)):
-            arrays = session.run(names, dict(feed))
+            arrays = run_session(session, names, feed)
         for kept, array in zip(found.values(), arrays, strict=True):
             kept.append(array)
     if not count:

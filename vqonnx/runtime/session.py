@@ -89,6 +89,17 @@ def open_session(
     return session
 
 
+def run_session(session: "InferenceSession", names: Sequence[str] | None, feed: Mapping[str, Any]) -> list[Any]:
+    """The outputs ``names`` (all if None) for a feed, safe to keep when the feed is gone.
+
+    Before 1.25, ONNX Runtime returns an output that is a graph input as a view of the feed's memory, and holds no
+    reference to it.
+    """
+    found: list[Any] = session.run(names, dict(feed))
+    fed = [array for array in feed.values() if isinstance(array, np.ndarray)]
+    return [one.copy() if any(np.may_share_memory(one, array) for array in fed) else one for one in found]
+
+
 def as_fed(array: np.ndarray) -> Any:
     """An array as a session takes it: numpy knows no bfloat16, so that one goes in as ONNX Runtime's own value."""
     if array.dtype != ml_dtypes.bfloat16:

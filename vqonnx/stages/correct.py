@@ -26,7 +26,7 @@ from vqonnx.graph.segments import Segment, segments
 from vqonnx.graph.walk import values_by_name
 from vqonnx.kernels.bias import shifted_bias
 from vqonnx.progress import Progress, silent
-from vqonnx.runtime.session import as_fed, open_session
+from vqonnx.runtime.session import as_fed, open_session, run_session
 from vqonnx.stages.emit import emit
 from vqonnx.stages.observe import ObserveOptions, observe
 
@@ -200,7 +200,7 @@ class _Run:
         inputs = [value.name or "" for value in segment.inputs]
         fed = {session.get_inputs()[-1].name: as_fed(bias)}
         rows = [
-            session.run(None, dict(zip(inputs, row, strict=True)) | fed)
+            run_session(session, None, dict(zip(inputs, row, strict=True)) | fed)
             for row in zip(*(self._known[value] for value in segment.inputs), strict=True)
         ]
         return [list(column) for column in zip(*rows, strict=True)]

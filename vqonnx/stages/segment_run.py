@@ -19,7 +19,7 @@ from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.segments import Segment
 from vqonnx.graph.walk import nested_graphs
 from vqonnx.runtime.package import runtime_errors
-from vqonnx.runtime.session import open_session
+from vqonnx.runtime.session import open_session, run_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -79,7 +79,7 @@ class SegmentRunner:
             sample, given = item
             fed = {value.name or "": self._value(value, sample, given) for value in segment.inputs}
             with running(sample, given or fed), runtime_errors("run the model"):
-                found = session.run(None, fed)
+                found = run_session(session, None, fed)
             return sample, look(sample, {name: _plain(name, one) for name, one in zip(names, found, strict=True)})
 
         yield from _in_order(self.pool, task, self._feeds(segment), ahead=self.runs + 1)

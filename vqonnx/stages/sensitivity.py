@@ -17,7 +17,7 @@ from vqonnx.graph.walk import nodes_by_name
 from vqonnx.kernels.metrics import ErrorSums
 from vqonnx.progress import Progress, silent
 from vqonnx.runtime.package import runtime_errors
-from vqonnx.runtime.session import open_session
+from vqonnx.runtime.session import open_session, run_session
 from vqonnx.stages.emit import emit
 from vqonnx.stages.pieces import piece_sqnr
 
@@ -76,7 +76,7 @@ def _outputs(model: ir.Model, feeds: Sequence[Feed], providers: Sequence[str]) -
     """Every output for every sample. Not optimized: each session runs a few samples only."""
     session = open_session(model, providers=providers, optimize=False)
     with runtime_errors("run a model with one quantized operator"):
-        return [session.run(None, dict(feed)) for feed in feeds]
+        return [run_session(session, None, feed) for feed in feeds]
 
 
 def _worst(expected: Sequence[Sequence[object]], given: Sequence[Sequence[object]]) -> float:

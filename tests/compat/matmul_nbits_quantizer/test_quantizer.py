@@ -15,6 +15,7 @@ from models.weights import merged_decoder, quantized, tied_copies
 from tests.compat.matmul_nbits_quantizer.shared import K, correlated, lookup, products, sqnr, weights_of
 from tests.compat.protos import arrays, attributes, copied, described, ops
 from tests.emitters.packing import run
+from tests.versions import since
 from vqonnx.compat import matmul_nbits_quantizer as ours
 from vqonnx.compat.matmul_4bits_quantizer import MatMul4BitsQuantizer
 from vqonnx.compat.neural_compressor.rounding import Rounding, pack_groups
@@ -82,6 +83,8 @@ def test_parameters_are_onnxruntimes_in_its_order_and_with_its_defaults(peer, na
     ("bits", "size"), [(4, 16), (4, 32), (4, 64), (4, 128), (4, 256), (8, 32), (8, 128), (2, 32), (2, 128)]
 )
 def test_default_weights_and_nodes_are_onnxruntimes_to_the_last_bit(peer, rng, bits, size, symmetric, dtype):
+    if bits == 2 and dtype is np.float16:
+        since("1.28", "2-bit kernels")
     model = products(dtype)
     arguments = {"bits": bits, "block_size": size, "is_symmetric": symmetric, "accuracy_level": 4}
     mine, theirs = (quantized_by(module, copied(model), **arguments) for module in (ours, peer))
