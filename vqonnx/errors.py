@@ -8,6 +8,7 @@
       OutputError         where the result is to be written
       SampleError         a calibration sample (also a ValueError)
       OptionError         an argument, option, name or pattern (also a ValueError)
+        UnsupportedOptionError  one that makes sense but cannot be had (also a NotImplementedError)
       QuantRangeError     a range that no scale fits (also a ValueError)
       CacheError          a calibration cache that does not belong to this run
       VerificationError   a result that does not load or run
@@ -58,6 +59,10 @@ class OptionError(VqonnxError, ValueError):
     def __init__(self, message: str, *, option: str | None = None) -> None:
         self.option = option
         super().__init__(message)
+
+
+class UnsupportedOptionError(OptionError, NotImplementedError):
+    """An option that makes sense, and that nothing here can do."""
 
 
 class QuantRangeError(VqonnxError, ValueError):

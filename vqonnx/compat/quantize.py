@@ -31,6 +31,7 @@ from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
 from vqonnx.report.model import Report
+from vqonnx.targets.onnxruntime import DYNAMIC_OPERATORS
 
 __all__ = [
     "DynamicQuantConfig",
@@ -46,7 +47,6 @@ __all__ = [
 ]
 
 _TARGET = "onnxruntime"
-_DYNAMIC_OPERATORS = ("Conv", "MatMul", "Gemm", "Attention", "LSTM", "Gather")
 _WITHOUT_EFFECT = frozenset({"EmbedLayerNormalization", "Transpose"})
 """Listed by the peer for dynamic quantization, where nothing gives them integers."""
 _SIXTEEN_BITS = (QuantType.QInt16, QuantType.QUInt16)
@@ -138,7 +138,7 @@ def quantize_dynamic(
         OptionError: An argument makes no sense, or a name matches nothing; it is a ValueError.
         VqonnxError: As ``vqonnx.quantize_dynamic``.
     """
-    asked = op_types_to_quantize or _DYNAMIC_OPERATORS
+    asked = op_types_to_quantize or DYNAMIC_OPERATORS
     named = [name for name in asked if name not in _WITHOUT_EFFECT] or list(asked)
     if "MatMul" in named and "Gemm" not in named:
         named.append("Gemm")

@@ -100,6 +100,8 @@ class Plan:
         keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
         weight_pairs: Whether constants stay float, with a QuantizeLinear before their DequantizeLinear (QDQ form).
         own_pairs: Whether each reader of an activation has a pair of its own (QDQ form).
+        typed_fields: Whether scales and zero points lie in the typed fields of their messages, as the programs of some
+            tools read them, instead of raw bytes.
     """
 
     target: str
@@ -112,6 +114,7 @@ class Plan:
     custom_ops: bool = False
     weight_pairs: bool = False
     own_pairs: bool = False
+    typed_fields: bool = False
 
     def activations(self) -> list[TensorPlan]:
         """Forms whose parameters come from running the model."""

@@ -14,6 +14,7 @@ from vqonnx.core.qtype import Kind
 from vqonnx.core.solution import Solutions
 from vqonnx.graph.edit import Attribute, add_initializer, make_node
 from vqonnx.graph.names import NameAllocator
+from vqonnx.graph.proto import in_typed_fields
 
 _CONTRIB = "com.microsoft"
 
@@ -29,16 +30,16 @@ class AffineNodes:
         self._names = names
         self._made: dict[tuple[str, str], ir.Value] = {}
 
-    def quantize(self, key: str, source: ir.Value) -> ir.Node:
-        """QuantizeLinear of a float value, with a scale of the value's own type."""
+    def quantize(self, key: str, source: ir.Value, number: int = 0) -> ir.Node:
+        """QuantizeLinear of a float value, with a scale of its type; a ``number`` above 0 ends the names."""
         dtype = np.float16 if source.dtype == ir.DataType.FLOAT16 else np.float32
-        node = self._node("QuantizeLinear", key, [source, self.scale(key, dtype), self.zero_point(key)])
+        node = self._node("QuantizeLinear", key, [source, self.scale(key, dtype), self.zero_point(key)], number)
         node.outputs[0].type, node.outputs[0].shape = self.zero_point(key).type, source.shape
         return node
 
-    def dequantize(self, key: str, codes: ir.Value, like: ir.Value) -> ir.Node:
+    def dequantize(self, key: str, codes: ir.Value, like: ir.Value, number: int = 0) -> ir.Node:
         """DequantizeLinear of codes; its output has the type of ``like``."""
-        node = self._node("DequantizeLinear", key, [codes, self.scale(key), self.zero_point(key)])
+        node = self._node("DequantizeLinear", key, [codes, self.scale(key), self.zero_point(key)], number)
         node.outputs[0].type, node.outputs[0].shape = like.type, codes.shape
         return node
 
@@ -46,11 +47,11 @@ class AffineNodes:
         """The scale of a planned tensor; in its own type where none is named."""
         scale = self._solutions.params(key).scale
         wanted = scale.dtype if dtype is None else np.dtype(dtype)
-        return self._constant(f"{key}_scale", wanted.name, scale.astype(wanted, copy=False))
+        return self._param(f"{key}_scale", wanted.name, key, scale.astype(wanted, copy=False))
 
     def zero_point(self, key: str) -> ir.Value:
         """The zero point of a planned tensor."""
-        return self._constant(f"{key}_zero_point", "", self._solutions.params(key).zero_point)
+        return self._param(f"{key}_zero_point", "", key, self._solutions.params(key).zero_point)
 
     def codes(self, key: str) -> ir.Value:
         """The codes of a planned constant."""
@@ -60,12 +61,20 @@ class AffineNodes:
         """An initializer; its name gets a number where it is taken."""
         return add_initializer(self._graph, self._names.unique(name), np.asarray(array))
 
+    def _param(self, name: str, kind: str, key: str, array: npt.NDArray[np.generic]) -> ir.Value:
+        """A scale or zero point; in the typed fields of its message where the plan says so, but for biases."""
+        value = self._constant(name, kind, array)
+        tensor = self._plan.tensors.get(key)
+        if self._plan.typed_fields and (tensor is None or tensor.role is not Role.BIAS):
+            value.const_value = in_typed_fields(array, value.name or name)
+        return value
+
     def _constant(self, name: str, kind: str, array: npt.NDArray[np.generic]) -> ir.Value:
         if (name, kind) not in self._made:
             self._made[name, kind] = self.add(name, array)
         return self._made[name, kind]
 
-    def _node(self, op_type: str, key: str, inputs: Sequence[ir.Value]) -> ir.Node:
+    def _node(self, op_type: str, key: str, inputs: Sequence[ir.Value], number: int) -> ir.Node:
         name, attributes = f"{key}_{op_type}", _attributes(self._solutions.params(key))
         domain, version, op = self._domain, 1, op_type
         if self._is_custom(key):
@@ -73,7 +82,9 @@ class AffineNodes:
             domain, version, op = DOMAIN, VERSION, found.name
             attributes = {**found.defaults, **attributes}
         self._graph.opset_imports.setdefault(domain, version)
-        return make_node(self._names, f"{domain}::{op}", inputs, attributes, name=name, outputs=[f"{name}_Output"])
+        end = f"_{number}" if number else ""
+        outputs = [f"{name}_Output{end}"]
+        return make_node(self._names, f"{domain}::{op}", inputs, attributes, name=f"{name}{end}", outputs=outputs)
 
     def _is_custom(self, key: str) -> bool:
         """Whether Vitis AI's operators are written: for integers where they are asked for, and for 32 bits always.

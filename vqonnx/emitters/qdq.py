@@ -97,10 +97,10 @@ class _QdqEmitter:
         uses = None if everyone else self._uses.get(tensor.key, [])
         own = self._uses.get(tensor.key, []) if self._own_pairs else []
         if len(own) > 1:
-            uses, *others = ([use] for use in own)
-            for other in others:
-                self._insert_pair(source, tensor.key, other)
-        result = self._insert_pair(source, tensor.key, uses)
+            pairs = [self._insert_pair(source, tensor.key, [use], number) for number, use in enumerate(own, start=1)]
+            result = pairs[0]
+        else:
+            result = self._insert_pair(source, tensor.key, uses)
         result.meta[KEY] = tensor.key
         self._dequantized[tensor.key] = result
 
@@ -136,18 +136,21 @@ class _QdqEmitter:
         self._insert_for(uses, [quantizer, dequantizer])
         self._rewire(uses, dequantizer.outputs[0])
 
-    def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None) -> ir.Value:
+    def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None, number: int = 0) -> ir.Value:
         """Q -> DQ after ``source``, or what rounds to a type without scales; its readers, or uses, read the result."""
         form = form_without_scale(self._solutions.params(key).spec)
         if form is not None:
             readers = None if uses is None else [(self._nodes[name], index) for name, index in uses]
             return emit_rounded(self._model, self._names, source, form, uses=readers)
-        quantizer = self._affine.quantize(key, source)
-        dequantizer = self._affine.dequantize(key, quantizer.outputs[0], source)
+        quantizer = self._affine.quantize(key, source, number)
+        dequantizer = self._affine.dequantize(key, quantizer.outputs[0], source, number)
         insert_after_value(source, [quantizer, dequantizer])
         result = dequantizer.outputs[0]
         if uses is None:
+            name = source.name if source.is_graph_output() else None
             replace_uses(source, result, self._names, keep=(quantizer,))
+            if name is not None:
+                source.name = self._names.unique(f"{name}_QuantizeLinear_Input")
         else:
             self._rewire(uses, result)
         return result

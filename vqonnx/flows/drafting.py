@@ -176,7 +176,13 @@ class Drafting:
         draft = self._drafted(method, {})
         if self.job.guard:
             draft = self._without_collapse(draft)
-        return self._corrected(self._compared(draft))
+        return self._corrected(self._compared(draft)) if self._chooses else draft
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether figures decide anything; else the model, which may be for another provider, need not run yet."""
+        several = len(self.job.options.methods) > 1
+        return several or self.job.guard or self.job.correction is not Correction.OFF
 
     def _drafted(self, method: RangeMethod, floats: Mapping[str, str]) -> Draft:
         """Plan with some nodes left float, observe what is not known yet, and solve."""

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
@@ -84,6 +85,12 @@ def lazy(tensor: ir.TensorProtocol) -> ir.LazyTensor:
 
 def _same(value: _T) -> _T:
     return value
+
+
+def in_typed_fields(array: np.ndarray, name: str) -> ir.TensorProtocol:
+    """A small tensor whose message has its numbers in ``float_data`` or ``int32_data``, where some programs look."""
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return ir.serde.TensorProtoTensor(onnx.helper.make_tensor(name, dtype, array.shape, array.reshape(-1)))
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

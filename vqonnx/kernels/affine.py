@@ -21,6 +21,8 @@ from vqonnx.kernels.scale_grid import LARGEST_POWER, LARGEST_SCALE, SMALLEST_SCA
 F64 = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]
 
+_TIE_DIGITS = 4
+"""Half way but for the rounding of the scale is half way: [-1, 1] has 0 in the middle of any type, as exactly."""
 _EXACT_BITS = 16  # up to these, sums of codes are exact in float32
 
 
@@ -52,7 +54,8 @@ def affine_params(
     if spec.symmetric:
         zero = np.full(scale.shape, 0 if spec.qtype.signed else (spec.qmin + spec.qmax + 1) // 2)
     else:
-        zero = np.clip(np.rint(spec.qmin - lo / scale.astype(np.float64)), spec.qmin, spec.qmax)
+        exact = np.round(spec.qmin - lo / scale.astype(np.float64), _TIE_DIGITS)
+        zero = np.clip(np.rint(exact), spec.qmin, spec.qmax)
     return QuantParams(np.asarray(scale), np.asarray(zero.astype(spec.qtype.dtype)), spec)
 
 

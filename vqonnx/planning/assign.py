@@ -11,6 +11,7 @@ from vqonnx.core.plan import NodePlan, Role, TensorPlan
 from vqonnx.core.qtype import INT32, Kind
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Form, Kernel
+from vqonnx.errors import UnsupportedOptionError
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.walk import constant, constant_tensor, is_float
 from vqonnx.planning.eligible import Candidate
@@ -102,7 +103,9 @@ def _kernel(work: Assignment, candidate: Candidate) -> Kernel:
 def _inputs(work: Assignment, candidate: Candidate, *, behind: bool = False) -> list[str | None]:
     """The key of each input; the first of an activation ``behind`` another node has none."""
     keys: list[str | None] = [None] * len(candidate.node.inputs)
-    for index in candidate.activations():
+    # ONNX Runtime (1.31) fuses 8-bit activations with weights in blocks to integer products, which refuse them.
+    is_blocked = work.rules.block_size > 0 and candidate.weight() is not None
+    for index in () if is_blocked else candidate.activations():
         value = candidate.input(index)
         if value is not None and not (behind and index == 0):
             keys[index] = _operand(work, value, candidate)
@@ -196,10 +199,20 @@ def _weight(work: Assignment, weight: ir.Value, candidate: Candidate) -> str:
     spec = work.types.weight(weight, candidate)
     if spec.has_scale:
         spec = replace(spec, granularity=PerAxis(axis % rank) if axis is not None and rank else PerTensor())
-    if work.rules.block_size and candidate.node.op_type in ("Gemm", "MatMul") and rank == 2:
-        summed = summed_axis(candidate.node, candidate.support.weight or 1, rank)
-        spec = replace(spec, granularity=PerBlock(summed, work.rules.block_size))
+    if work.rules.block_size:
+        spec = replace(spec, granularity=_blocks(candidate, work.rules.block_size, rank))
     return _add(work, form_of(name, Role.WEIGHT, spec, override))
+
+
+def _blocks(candidate: Candidate, size: int, rank: int) -> PerBlock:
+    """Blocks along the axis that a product adds up over."""
+    if candidate.node.op_type not in ("Gemm", "MatMul") or rank != 2:
+        raise UnsupportedOptionError(
+            f"BlockSize: the weight of {candidate.node.op_type} {candidate.name!r} has rank {rank}, and blocks are for "
+            "matrices of MatMul and Gemm. Name those in op_types_to_quantize, or leave BlockSize out.",
+            option="BlockSize",
+        )
+    return PerBlock(summed_axis(candidate.node, candidate.support.weight or 1, rank), size)
 
 
 def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str | None:
@@ -208,7 +221,9 @@ def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str
         return None
     override = work.rules.overrides.get(bias.name or "")
     if override is not None and work.rules.form is Form.QDQ and constant_tensor(bias) is not None:
-        return _add(work, form_of(bias.name or "", Role.WEIGHT, work.rules.weight, override))
+        axis = override.axis if override.axis is not None else 0 if work.rules.per_channel else None
+        spec = work.rules.weight if axis is None else replace(work.rules.weight, granularity=PerAxis(axis))
+        return _add(work, form_of(bias.name or "", Role.WEIGHT, spec, override))
     if _keeps_float_bias(work, candidate, bias, (source, weight)):
         return None
     per_channel = isinstance(work.tensors[weight].spec.granularity, PerAxis)

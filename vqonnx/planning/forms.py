@@ -6,8 +6,10 @@ import numpy as np
 
 from vqonnx.core.granularity import PerAxis
 from vqonnx.core.plan import Role, TensorPlan
+from vqonnx.core.qtype import Kind
 from vqonnx.core.spec import QuantSpec
 from vqonnx.errors import OptionError
+from vqonnx.kernels.affine import affine_params
 from vqonnx.planning.rules import Override
 
 
@@ -15,6 +17,8 @@ def form_of(name: str, role: Role, spec: QuantSpec, override: Override | None) -
     """A tensor's plan with what the user fixed for it."""
     if override is not None and override.qtype is not None:
         spec = replace(spec, qtype=override.qtype)
+    if spec.qtype.kind is Kind.FLOAT:
+        spec = replace(spec, symmetric=True)  # small floats have no zero point
     plan = TensorPlan(key=name, tensor=name, role=role, spec=spec)
     if not spec.has_scale:
         return replace(plan, fixed=(np.array(1.0), np.array(0)))
@@ -29,6 +33,13 @@ def form_of(name: str, role: Role, spec: QuantSpec, override: Override | None) -
         _check_fixed(name, spec, override.scale, override.zero_point)
         fixed = (np.asarray(override.scale, np.float64), np.asarray(override.zero_point, np.int64))
         return replace(plan, spec=spec, fixed=fixed)
+    if override.channel_ranges:
+        if not isinstance(spec.granularity, PerAxis):
+            count = len(override.channel_ranges)
+            raise override_error(name, f"has {count} ranges, but only weights take one a channel")
+        low, high = np.transpose(override.channel_ranges)
+        params = affine_params(low, high, spec)
+        return replace(plan, spec=spec, fixed=(params.scale, params.zero_point))
     if override.low is not None and override.high is not None:
         return replace(plan, spec=spec, bounds=(override.low, override.high))
     return replace(plan, spec=spec)

@@ -55,6 +55,7 @@ class Override:
         axis: Axis of per-channel scales (constants only).
         low: Lower end of the range.
         high: Upper end of the range.
+        channel_ranges: (low, high) of each channel instead (constants only).
         scale: Scale; given together with ``zero_point``. One number, or one a channel.
         zero_point: Zero point.
         conversion: A second form for some readers.
@@ -66,6 +67,7 @@ class Override:
     axis: int | None = None
     low: float | None = None
     high: float | None = None
+    channel_ranges: tuple[tuple[float, float], ...] = ()
     scale: tuple[float, ...] | None = None
     zero_point: tuple[int, ...] | None = None
     conversion: Conversion | None = None

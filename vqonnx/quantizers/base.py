@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from vqonnx.core.granularity import Granularity, PerAxis, PerTensor
+from vqonnx.core.granularity import Granularity, PerAxis, PerBlock, PerTensor
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.positions import Refinement
 from vqonnx.core.qtype import FLOAT32, Kind
@@ -315,4 +315,6 @@ class BaseQuantizer(PlannedModel):
         spec = tensor.spec if tensor is not None else self.options.rules.weight
         if qtype.qtype == spec.qtype and not spec.has_scale:
             return spec
+        if isinstance(spec.granularity, PerBlock):
+            granularity = spec.granularity
         return replace(spec, qtype=qtype.qtype, granularity=granularity, reduce_range=reduce_range)

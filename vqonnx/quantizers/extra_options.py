@@ -101,6 +101,7 @@ _FIELDS = {
     "EnableSubgraph": "enable_subgraph",
     "AddQDQPairToWeight": "add_qdq_pair_to_weight",
     "OpTypesToExcludeOutputQuantization": "op_types_to_exclude_output_quantization",
+    "OpTypesToExcludeOutputQuantizatioin": "op_types_to_exclude_output_quantization",  # so up to onnxruntime 1.17
     "DedicatedQDQPair": "dedicated_qdq_pair",
     "QDQOpTypePerChannelSupportToAxis": "qdq_op_type_per_channel_support_to_axis",
     "CalibStridedMinMax": "calib_strided_min_max",

@@ -96,7 +96,7 @@ class QuantizerOptions:
             methods = (RangeMethod.MSE,)
         rules = PlanRules(
             activation=activation,
-            weight=replace(_weight_spec(device, weight_type, reduce_range, extra), grid=grid),
+            weight=replace(_weight_spec(device, weight_type, reduce_range, per_channel, extra), grid=grid),
             form=form,
             per_channel=device.per_channel if per_channel is None else per_channel,
             quantize_bias=device.bias and extra.quantize_bias,
@@ -227,11 +227,15 @@ def _activation_spec(target: Target, asked: object, extra: ExtraOptions) -> Quan
     return spec if extra.activation_symmetric is None else replace(spec, symmetric=extra.activation_symmetric)
 
 
-def _weight_spec(target: Target, asked: object, reduce_range: bool | None, extra: ExtraOptions) -> QuantSpec:
+def _weight_spec(
+    target: Target, asked: object, reduce_range: bool | None, per_channel: bool | None, extra: ExtraOptions
+) -> QuantSpec:
     spec = target.weight
     if asked is not None:
         qtype = QuantType.of(asked).qtype
         spec = replace(spec, qtype=qtype, symmetric=qtype.signed)
     if extra.weight_symmetric is not None:
         spec = replace(spec, symmetric=extra.weight_symmetric)
+    if per_channel and target.as_given:
+        spec = replace(spec, symmetric=True)  # one zero point for all channels, which integer operators want
     return spec if reduce_range is None else replace(spec, reduce_range=reduce_range)

@@ -11,6 +11,8 @@ from vqonnx.planning.rules import Conversion, Override
 from vqonnx.quantizers.types import QuantType
 
 _KEYS = ("quant_type", "symmetric", "reduce_range", "axis", "scale", "zero_point", "rmin", "rmax", "convert")
+_PAIRS = (("scale", "zero_point"), ("rmin", "rmax"))
+_BY_CHANNEL = ("scale", "zero_point", "rmin", "rmax")
 _CONVERT_KEYS = ("quant_type", "symmetric", "reduce_range", "scale", "zero_point", "rmin", "rmax", "recv_nodes")
 
 
@@ -58,22 +60,32 @@ def _fixed(tensor: str, entries: Sequence[Mapping[str, object]]) -> Override:
         reduce_range=_flag(tensor, first, "reduce_range"),
         low=_number(tensor, first, "rmin"),
         high=_number(tensor, first, "rmax"),
+        channel_ranges=_channel_ranges(tensor, entries),
         scale=scale,
         zero_point=None if zero_point is None else tuple(_integer(tensor, number) for number in zero_point),
     )
 
 
+def _channel_ranges(tensor: str, entries: Sequence[Mapping[str, object]]) -> tuple[tuple[float, float], ...]:
+    """The range of each channel where several entries have one."""
+    if len(entries) == 1 or "rmin" not in entries[0]:
+        return ()
+    ends = ((_number(tensor, entry, "rmin"), _number(tensor, entry, "rmax")) for entry in entries)
+    return tuple((low, high) for low, high in ends if low is not None and high is not None)
+
+
 def _check_channels(tensor: str, entries: Sequence[Mapping[str, object]]) -> None:
-    """Entries behind the first, one a channel, may differ in scale and zero point only."""
+    """Entries behind the first, one a channel, may differ in scale and zero point, or in their range, only."""
     first = entries[0]
     if len(entries) > 1 and "axis" not in first:
         raise _error(tensor, "has several entries, one a channel, but the first names no 'axis'")
     for entry in entries[1:]:
-        if ("scale" in entry) != ("scale" in first):
-            raise _error(tensor, "needs 'scale' and 'zero_point' in each of its entries, or in none")
-        other = [key for key in entry if key not in ("scale", "zero_point") and entry[key] != first.get(key)]
+        for one, two in _PAIRS:
+            if (one in entry) != (one in first):
+                raise _error(tensor, f"needs {one!r} and {two!r} in each of its entries, or in none")
+        other = [key for key in entry if key not in _BY_CHANNEL and entry[key] != first.get(key)]
         if other:
-            raise _error(tensor, f"has entries that differ in {other[0]!r}; only scale and zero_point may")
+            raise _error(tensor, f"has entries that differ in {other[0]!r}; only {', '.join(_BY_CHANNEL)} may")
 
 
 def _conversion(tensor: str, raw: object) -> Conversion | None:
@@ -90,7 +102,7 @@ def _check_keys(tensor: str, entry: Mapping[str, object], known: Sequence[str]) 
     for key in entry:
         if key not in known:
             raise _error(tensor, f"has no key {key!r}{nearest(key, known)}. Known are {', '.join(known)}")
-    for one, other in (("scale", "zero_point"), ("rmin", "rmax")):
+    for one, other in _PAIRS:
         if (one in entry) != (other in entry):
             raise _error(tensor, f"{one!r} and {other!r} must be given together")
     clash = [key for key in ("symmetric", "reduce_range", "rmin", "rmax") if key in entry]

@@ -6,8 +6,10 @@ Its own members are accepted wherever these are: they are matched by name.
 from enum import Enum
 from typing import Self
 
+import onnx_ir as ir
+
 from vqonnx.core import qtype
-from vqonnx.core.qtype import QType
+from vqonnx.core.qtype import Kind, QType
 from vqonnx.core.spec import RangeMethod
 from vqonnx.core.target import Form
 from vqonnx.errors import OptionError, nearest
@@ -15,6 +17,18 @@ from vqonnx.errors import OptionError, nearest
 
 class _Named(Enum):
     """An enumeration whose members are found by name, also from another library's member or a string."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def from_string(cls, name: str) -> Self:
+        """The member of that name, in any case.
+
+        Raises:
+            OptionError: There is none; it is a ValueError.
+        """
+        return cls.of(name)
 
     @classmethod
     def of(cls, value: object) -> Self:
@@ -60,6 +74,13 @@ class QuantType(_Named):
     QMXFP6_E2M3 = 112
     QMXFP4_E2M1 = 113
     QMXINT8 = 114
+
+    @property
+    def tensor_type(self) -> int:
+        """The type of its codes in ``onnx.TensorProto``; of the rounded numbers for a block format."""
+        kind = self.qtype.kind
+        name = "FLOAT" if kind in (Kind.BLOCK_FLOAT, Kind.MICROSCALING) else self.qtype.name.upper()
+        return int(ir.DataType[name])
 
     @property
     def qtype(self) -> QType:

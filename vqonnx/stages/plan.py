@@ -64,6 +64,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         custom_ops=rules.custom_ops,
         weight_pairs=rules.weight_pairs,
         own_pairs=rules.own_pairs,
+        typed_fields=target.as_given,
     )
     own_bias = rules.own_bias if rules.form is Form.QDQ else None
     return with_wide_biases(plan) if own_bias is None else with_own_bias_scales(plan, own_bias)

@@ -36,21 +36,33 @@ class Smoothing:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """An activation [.., K] and the products that read it."""
+    """An activation [.., K], or [N, K, ..] before Convs, and the products that read it."""
 
     value: ir.Value
     readers: tuple[ir.Node, ...]
 
+    @property
+    def is_image(self) -> bool:
+        """Whether its channels are its second axis."""
+        return self.readers[0].op_type == "Conv"
+
+    @property
+    def axis(self) -> int:
+        """The axis of its channels."""
+        return 1 if self.is_image else len(self.value.shape or ()) - 1
+
     def largest_weights(self) -> F64:
         """[K]: the largest magnitude that meets each channel."""
-        largest: F64 = np.max([np.abs(_rows(node)).max(axis=1, initial=0.0) for node in self.readers], axis=0)
+        weights = [_rows(node) for node in self.readers]
+        each = [np.abs(rows).reshape(len(rows), -1).max(axis=1, initial=0.0) for rows in weights]
+        largest: F64 = np.max(each, axis=0)
         return largest
 
 
 def smooth(
     model: ir.Model, feeds: Sequence[Feed], smoothing: Smoothing, options: ObserveOptions | None = None
 ) -> list[str]:
-    """Smooth what MatMuls and Gemms with constant weights [K, N] read, in place.
+    """Smooth what MatMuls, Gemms and dense Convs with constant weights read, in place.
 
     Args:
         model: A prepared model.
@@ -68,9 +80,7 @@ def smooth(
     if not found:
         return []
     options = replace(options or ObserveOptions(), cache=None)
-    wanted: dict[str, Statistic] = {
-        read.value.name or "": ChannelEnds(axis=len(read.value.shape or ()) - 1) for read in found
-    }
+    wanted: dict[str, Statistic] = {read.value.name or "": ChannelEnds(axis=read.axis) for read in found}
     ends = observe(model, wanted, feeds, options).tensors
     names = NameAllocator.of(model)
     divisions = (_smooth(read, ends, smoothing, names) for read in found)
@@ -78,25 +88,29 @@ def smooth(
 
 
 def _reads(model: ir.Model) -> list[_Read]:
-    readers: dict[ir.Value, list[ir.Node]] = {}
+    readers: dict[tuple[ir.Value, bool], list[ir.Node]] = {}
     for node in model.graph:
         source = node.inputs[0] if node.inputs else None
         if source is not None and _multiplies(node) and source.shape is not None and len(source.shape):
-            readers.setdefault(source, []).append(node)
-    return [_Read(value, tuple(nodes)) for value, nodes in readers.items()]
+            readers.setdefault((source, node.op_type == "Conv"), []).append(node)
+    return [_Read(value, tuple(nodes)) for (value, _), nodes in readers.items()]
 
 
 def _multiplies(node: ir.Node) -> bool:
-    is_product = operator_key(node) in ("MatMul", "Gemm") and not int_attribute(node, "transA", 0)
-    weight = float_constant(node.inputs[1]) if is_product else None
-    return weight is not None and weight.ndim == 2 and weight.size > 0
+    plain = not int_attribute(node, "transA", 0) and int_attribute(node, "group", 1) == 1
+    weight = float_constant(node.inputs[1]) if plain and operator_key(node) in ("Conv", "Gemm", "MatMul") else None
+    return weight is not None and weight.size > 0 and (weight.ndim == 2 or node.op_type == "Conv")
 
 
 def _rows(node: ir.Node) -> F64:
-    """The weight of a product as [K, N]."""
+    """The weight of a product as [K, ..]."""
     weight = float_constant(node.inputs[1])
     assert weight is not None
-    return weight.T if int_attribute(node, "transB", 0) else weight
+    return np.swapaxes(weight, 0, 1) if _has_rows_second(node) else weight
+
+
+def _has_rows_second(node: ir.Node) -> bool:
+    return node.op_type == "Conv" or int_attribute(node, "transB", 0) == 1
 
 
 def _smooth(read: _Read, ends: Mapping[str, Statistic], smoothing: Smoothing, names: NameAllocator) -> str | None:
@@ -122,10 +136,11 @@ def _smooth(read: _Read, ends: Mapping[str, Statistic], smoothing: Smoothing, na
 
 def _multiplied(node: ir.Node, factors: F64) -> np.ndarray | None:
     """The weight for an activation that was divided; None where its type cannot hold it."""
-    rows, weight = _rows(node) * factors[:, np.newaxis], node.inputs[1]
+    old, weight = _rows(node), node.inputs[1]
+    rows = old * factors.reshape(-1, *[1] * (old.ndim - 1))
     assert weight is not None
     assert weight.dtype is not None
-    return stored(rows.T if int_attribute(node, "transB", 0) else rows, weight.dtype)
+    return stored(np.swapaxes(rows, 0, 1) if _has_rows_second(node) else rows, weight.dtype)
 
 
 def _divide(read: _Read, factors: F64, names: NameAllocator) -> str | None:
@@ -134,6 +149,8 @@ def _divide(read: _Read, factors: F64, names: NameAllocator) -> str | None:
     assert value.dtype is not None
     graph = first.graph
     assert isinstance(graph, ir.Graph)
+    if read.is_image:
+        factors = factors.reshape(-1, *[1] * (len(value.shape or ()) - 2))
     scales = add_initializer(graph, names.unique(f"{value.name}_smooth_scale"), factors.astype(value.dtype.numpy()))
     node = make_node(names, "Mul", [value, scales], name=f"{value.name}_smooth_mul")
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape

@@ -47,6 +47,9 @@ _QDQ = {
     "Pad": OpSupport(kernel=Kernel.MOVES),
 }  # fmt: skip
 
+DYNAMIC_OPERATORS = ("Conv", "MatMul", "Attention", "LSTM", "Gather", "Transpose", "EmbedLayerNormalization")
+"""Quantized by default where ranges are found at run time."""
+
 _INTEGER = CPU_X86_VNNI.forms[Form.QOPERATOR]
 _LISTED = (
     "ArgMax", "Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool",
