@@ -57,6 +57,7 @@ Hangs, crashes and invalid models:
 * 29 Functions stay float without a word: test_functions_are_quantized_inside
 * 29 Quantized models are quantized again: test_quantizing_twice_changes_nothing
 * 36 Strings and sequences: test_strings_sequences_and_optional_inputs_pass_through
+* 38 Other bytes in another process: test_the_hash_seed_and_the_processors_change_no_byte
 * 37 Nothing to quantize: test_a_model_with_nothing_to_quantize_is_kept_and_told
 
 Silence:
@@ -72,4 +73,5 @@ Time and memory:
 * 6 Calibration keeps every tensor of every sample: tests/stages/test_observe.py::test_a_memory_budget_changes_no_bit
 * 21 Time grows with the square of the nodes: test_work_grows_in_line_with_the_graph
 * 31 Models of 2 GiB fail: tests/flows/test_weight_only_large.py::test_memory_does_not_grow_with_the_model
+* 31 They need three times their size: test_memory_is_that_of_a_session_and_little_more
 """

@@ -187,6 +187,7 @@ def write_tensors(tensors: Iterable[ir.TensorProtocol], file: BinaryIO) -> tuple
         offset = writer.size
         if isinstance(tensor, ir.ExternalTensor):
             tensor.tofile(writer)  # piece by piece
+            walk.release(tensor)
         else:
             writer.write(whole_bytes(tensor))
         places[id(tensor)] = Placed(offset, writer.size - offset)

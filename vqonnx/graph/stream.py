@@ -13,6 +13,7 @@ import onnx_ir as ir
 from vqonnx.errors import ModelError
 from vqonnx.graph.external import whole_bytes
 from vqonnx.graph.proto import PROTO_LIMIT, serialized_parts
+from vqonnx.graph.walk import release
 from vqonnx.graph.wire import prefix
 
 
@@ -52,3 +53,4 @@ def write_inline(
     for start, (header, tensor, raw) in zip(starts, fields, strict=True):
         for piece in (start, header, raw, whole_bytes(tensor)):
             file.write(piece)
+        release(tensor)
