@@ -14,9 +14,10 @@ from vqonnx.core.spec import QuantSpec
 from vqonnx.flows.clock import Clock
 from vqonnx.flows.drafting import Draft, Drafting, StaticJob
 from vqonnx.graph.atomic import check_writable
+from vqonnx.graph.external import external_tensors, is_inside
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.quantizers.preparation import prepare_for
-from vqonnx.report.figures import Verification
+from vqonnx.report.figures import Level, Verification
 from vqonnx.report.model import OptionUsed, Report
 from vqonnx.stages.adapt import adapt, adapt_border, approximate
 from vqonnx.stages.equalize import equalize
@@ -40,6 +41,8 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
     with clock.stage("load"):
         model = load(source)
         size = _bytes(source, model)
+        if job.external is None and _has_data_file(source, model):
+            job = replace(job, external=True)
     with open_samples(reader, model_inputs(model)) as samples:
         with clock.stage("prepare"):
             adapt_border(model, job.options.adaptation)
@@ -86,8 +89,10 @@ def _drafting(
     prepared: Prepared, reference: ir.Model | None, samples: Samples, job: StaticJob, clock: Clock
 ) -> Drafting:
     """What makes the drafts; a large float model runs now, while no codes are in memory."""
-    with clock.stage("compare"):
-        recorded = RecordedModel.of_large(reference or prepared.model, samples.held_back, providers=job.providers)
+    recorded = None
+    if job.level is Level.COMPARED:
+        with clock.stage("compare"):
+            recorded = RecordedModel.of_large(reference or prepared.model, samples.held_back, providers=job.providers)
     return Drafting(prepared, samples, job, clock, reference=reference, recorded=recorded)
 
 
@@ -102,6 +107,13 @@ def _bytes(source: ModelSource, model: ir.Model) -> int:
     if isinstance(source, (str, os.PathLike)):
         return model_bytes(Path(source))
     return model_bytes(model) if isinstance(source, ir.Model) else source.ByteSize()
+
+
+def _has_data_file(source: ModelSource, model: ir.Model) -> bool:
+    """Whether the float model's tensors lie in a file of their own."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    return any(not is_inside(tensor, Path(source)) for tensor in external_tensors(model))
 
 
 def _written(drafting: Drafting, draft: Draft, destination: Path, float_bytes: int) -> Verification:
