@@ -6,10 +6,10 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from vqonnx.core.plan import Plan, Skip
-from vqonnx.core.target import Form, Target
+from vqonnx.core.target import Form, Kernel, OpSupport, Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.graph.facts import linear_add, operator_key
-from vqonnx.graph.walk import subgraphs, values_by_name
+from vqonnx.graph.walk import only_reader, subgraphs, values_by_name
 from vqonnx.planning.assign import assign
 from vqonnx.planning.eligible import candidates, has_float_edge
 from vqonnx.planning.kernels import check_kernels
@@ -39,8 +39,9 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     device = _with_ops(target, rules)
     rejected = {
         **_not_requested(nodes, device, rules),
+        **quantized_already(nodes, device.ops),
         **rejections(nodes, rules.selection, known),
-        **_with_biases(nodes, rules.floats),
+        **_with_followers(nodes, rules.floats, device.ops),
     }
     if device.as_given:
         found, skips = listed_candidates(nodes, device, rejected, rules.selection.op_types)
@@ -78,13 +79,25 @@ def _above(target: Target, model: ir.Model) -> bool:
     return (model.graph.opset_imports.get("") or 0) > target.max_opset
 
 
-def _with_biases(nodes: Iterable[ir.Node], floats: Mapping[str, str]) -> dict[str, str]:
-    """What the guard leaves float, and the Adds that are biases of products among it."""
+def _with_followers(
+    nodes: Iterable[ir.Node], floats: Mapping[str, str], ops: Mapping[str, OpSupport]
+) -> dict[str, str]:
+    """What the guard leaves float, with the biases of products among it, and the clips behind.
+
+    A clip that stood alone would be quantized with the range that its product collapsed with.
+    """
     found = dict(floats)
     for node in nodes:
-        add = linear_add(node) if node.name in floats else None
+        if node.name not in floats:
+            continue
+        add, reason = linear_add(node), floats[node.name]
+        tail = node if add is None else add[0]
         if add is not None:
-            found.setdefault(add[0].name or "", f"the product before it stays float: {floats[node.name or '']}")
+            found.setdefault(tail.name or "", f"the product before it stays float: {reason}")
+        reader = only_reader(tail.outputs[0])
+        support = ops.get(operator_key(reader[0])) if reader is not None else None
+        if reader is not None and support is not None and support.kernel is Kernel.CLIPS:
+            found.setdefault(reader[0].name or "", f"the node before it stays float: {reason}")
     return found
 
 
