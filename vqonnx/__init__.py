@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         QuantizationMode,
         QuantType,
     )
+    from vqonnx.quantizers.vitis import VitisONNXQuantizer, VitisQDQQuantizer
     from vqonnx.report.model import Report
 
 _HOMES = {
@@ -66,6 +67,8 @@ _HOMES = {
     "RTNWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "Report": "vqonnx.report.model",
     "Target": "vqonnx.core.target",
+    "VitisONNXQuantizer": "vqonnx.quantizers.vitis",
+    "VitisQDQQuantizer": "vqonnx.quantizers.vitis",
     "VqonnxError": "vqonnx.errors",
     "WeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "convert_weights": "vqonnx.api.convert",
@@ -100,6 +103,8 @@ __all__ = [  # noqa: RUF022 - the version last
     "RTNWeightOnlyQuantConfig",
     "Report",
     "Target",
+    "VitisONNXQuantizer",
+    "VitisQDQQuantizer",
     "VqonnxError",
     "WeightOnlyQuantConfig",
     "convert_weights",
@@ -112,6 +117,8 @@ __all__ = [  # noqa: RUF022 - the version last
 
 
 def __getattr__(name: str) -> object:
+    if name == "ops":
+        return importlib.import_module("vqonnx.ops")
     if name not in _HOMES:
         raise AttributeError(f"module 'vqonnx' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

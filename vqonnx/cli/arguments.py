@@ -14,7 +14,8 @@ from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantType
 class PlanArguments(TypedDict):
     """The arguments that ``quantize_static`` and ``plan`` share."""
 
-    target: str
+    preset: str | None
+    target: str | None
     quant_format: QuantFormat
     nodes_to_exclude: list[str] | None
     nodes_to_quantize: list[str] | None
@@ -28,7 +29,8 @@ class PlanArguments(TypedDict):
 class PlanOptions:
     """The options of both commands, as typed by the user; None where nothing was."""
 
-    target: str
+    preset: str | None
+    target: str | None
     form: Format
     exclude: list[str] | None
     nodes: list[str] | None
@@ -40,6 +42,7 @@ class PlanOptions:
     def arguments(self) -> PlanArguments:
         """The library's own values."""
         return PlanArguments(
+            preset=self.preset,
             target=self.target,
             quant_format=QuantFormat.of(self.form.value),
             nodes_to_exclude=self.exclude,

@@ -9,6 +9,7 @@ from vqonnx.cli.convert import convert
 from vqonnx.cli.dynamic import dynamic
 from vqonnx.cli.group import ErrorsOnOneLine
 from vqonnx.cli.plan import plan
+from vqonnx.cli.presets import presets
 from vqonnx.cli.quantize import quantize
 from vqonnx.cli.targets import targets
 from vqonnx.cli.weight_only import weight_only
@@ -60,6 +61,7 @@ app.command(epilog="Example: [bold]vqonnx compare model.onnx model.int8.onnx --s
 )
 app.command(epilog="Example: [bold]vqonnx convert llm.int4.onnx llm.qdq.onnx --to qdq[/bold]")(convert)
 app.command()(targets)
+app.command()(presets)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ class Method(StrEnum):
 
 
 class ElementType(StrEnum):
-    """Integer element types, by their ONNX names."""
+    """Element types, by the names of ``vqonnx.core.qtype``; those behind uint16 are for AMD's NPU."""
 
     INT4 = "int4"
     UINT4 = "uint4"
@@ -34,6 +34,22 @@ class ElementType(StrEnum):
     UINT8 = "uint8"
     INT16 = "int16"
     UINT16 = "uint16"
+    INT32 = "int32"
+    UINT32 = "uint32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT8E4M3FN = "float8e4m3fn"
+    FLOAT8E5M2 = "float8e5m2"
+    BFP16 = "bfp16"
+    MX9 = "mx9"
+    MX6 = "mx6"
+    MX4 = "mx4"
+    MXFP8_E4M3 = "mxfp8_e4m3"
+    MXFP8_E5M2 = "mxfp8_e5m2"
+    MXFP6_E3M2 = "mxfp6_e3m2"
+    MXFP6_E2M3 = "mxfp6_e2m3"
+    MXFP4_E2M1 = "mxfp4_e2m1"
+    MXINT8 = "mxint8"
 
 
 class Format(StrEnum):
@@ -55,6 +71,22 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The float mode
 Target = Annotated[
     str,
     typer.Option(metavar="NAME", help="The device to quantize for; [bold]vqonnx targets[/bold] lists them."),
+]
+TargetOrPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="The device to quantize for; [bold]vqonnx targets[/bold] lists them. By default the preset's, or this "
+        "machine's CPU.",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A name for target, types and options; [bold]vqonnx presets[/bold] lists them. What else is given wins.",
+    ),
 ]
 MethodOption = Annotated[
     Method | None,

@@ -5,7 +5,8 @@ from vqonnx.cli import options
 
 def plan(
     model: options.ModelPath,
-    target: options.Target = "cpu",
+    preset: options.Preset = None,
+    target: options.TargetOrPreset = None,
     form: options.FormatOption = options.Format.QDQ,
     exclude: options.Exclude = None,
     nodes: options.Nodes = None,
@@ -26,6 +27,7 @@ def plan(
     from vqonnx.report.plan import plan_json, print_plan
 
     asked = PlanOptions(
+        preset=preset,
         target=target,
         form=form,
         exclude=exclude,

@@ -30,7 +30,8 @@ def quantize(
             "test_data_set folders. 50 to 200 samples like the real input are enough.",
         ),
     ],
-    target: options.Target = "cpu",
+    preset: options.Preset = None,
+    target: options.TargetOrPreset = None,
     form: options.FormatOption = options.Format.QDQ,
     method: options.MethodOption = None,
     exclude: options.Exclude = None,
@@ -71,6 +72,7 @@ def quantize(
     from vqonnx.report.text import print_report
 
     asked = PlanOptions(
+        preset=preset,
         target=target,
         form=form,
         exclude=exclude,

@@ -128,12 +128,20 @@ def _written(drafting: Drafting, draft: Draft, destination: Path, float_bytes: i
                 level=job.level, providers=job.providers, float_bytes=float_bytes, recorded=drafting.recorded
             )
             samples, model = drafting.samples.held_back, drafting.reference or drafting.prepared.model
+            options = _of_this_machine(options, job)
             found.append(verify(model, path, samples, draft.plan, options=options, progress=job.progress))
 
     with drafting.clock.stage("emit"):
         result = quantizer.result()
     save(result, destination, external=job.external, check=check)
     return found[0]
+
+
+def _of_this_machine(options: VerifyOptions, job: StaticJob) -> VerifyOptions:
+    """Without kernels and times where no session here runs on the device: this machine's say nothing of it."""
+    if job.options.target.provider in options.providers:
+        return options
+    return replace(options, kernels=False, latency_seconds=0.0)
 
 
 def _report(drafting: Drafting, draft: Draft, verification: Verification, streams: int, how: Equalization) -> Report:

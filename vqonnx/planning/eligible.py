@@ -1,7 +1,7 @@
 """Which nodes the target can run in integers, and why the others stay float."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -10,6 +10,7 @@ from vqonnx.core.target import Kernel, OpSupport, Target
 from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add, operator_key
 from vqonnx.graph.walk import constant, constant_tensor, is_float
 from vqonnx.kernels.dpu import is_hard_sigmoid
+from vqonnx.planning.factors import is_factor
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
@@ -93,6 +94,8 @@ def candidates(
         if node in taken or not has_float_edge(node):
             continue
         support = target.ops.get(operator_key(node))
+        if support is not None and target.positions and is_factor(node):
+            support = replace(support, kernel=Kernel.FUSED, activations=(0,))
         reason = rejected.get(node.name or "") or _unsupported(node, support, target)
         if reason or support is None:
             skips.append(Skip(node.name or "", node.op_type, reason))

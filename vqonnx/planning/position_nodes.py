@@ -10,8 +10,9 @@ from vqonnx.core.positions import NodeKind, PositionNode
 from vqonnx.core.qtype import Kind
 from vqonnx.core.spec import ScaleGrid
 from vqonnx.graph.facts import float_attribute, linear_add
-from vqonnx.graph.walk import constant_tensor, only_reader
+from vqonnx.graph.walk import only_reader
 from vqonnx.kernels.dpu import is_hard_sigmoid
+from vqonnx.planning.factors import is_factor
 
 _KINDS = {
     "Add": NodeKind.ADD,
@@ -133,10 +134,7 @@ def _is_fused(reader: ir.Node, index: int) -> bool:
         return False
     if reader.op_type in _FUSED:
         return index == 0
-    if reader.op_type != "Mul":
-        return False
-    factor = constant_tensor(reader.inputs[1 - index])
-    return factor is not None and factor.size == 1
+    return is_factor(reader)
 
 
 def _on_device(node: ir.Node) -> bool:

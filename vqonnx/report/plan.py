@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vqonnx.core.granularity import PerTensor
+from vqonnx.core.granularity import PerAxis, PerBlock
 from vqonnx.core.plan import NodePlan, Plan
 from vqonnx.core.target import Kernel
 from vqonnx.report.text import counted
@@ -48,9 +48,11 @@ def _outputs(node: NodePlan, plan: Plan) -> str:
 def _type(key: str, plan: Plan) -> str:
     spec = plan.tensors[key].spec
     name = spec.qtype.name + (" (7 bits)" if spec.reduce_range else "")
-    if isinstance(spec.granularity, PerTensor):
-        return name
-    return f"{name} {'per channel' if hasattr(spec.granularity, 'axis') else ''}".strip()
+    if isinstance(spec.granularity, PerAxis):
+        return f"{name} per channel"
+    if isinstance(spec.granularity, PerBlock):
+        return f"{name} in blocks of {spec.granularity.size}"
+    return name
 
 
 def print_plan(plan: Plan, console: Console) -> None:
