@@ -39,7 +39,6 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     device = _with_ops(target, rules)
     rejected = {
         **_not_requested(nodes, device, rules),
-        **quantized_already(nodes, device.ops),
         **rejections(nodes, rules.selection, known),
         **_with_followers(nodes, rules.floats, device.ops),
     }
@@ -90,7 +89,7 @@ def _with_followers(
     for node in nodes:
         if node.name not in floats:
             continue
-        add, reason = linear_add(node), floats[node.name]
+        add, reason = linear_add(node), floats[node.name or ""]
         tail = node if add is None else add[0]
         if add is not None:
             found.setdefault(tail.name or "", f"the product before it stays float: {reason}")
