@@ -94,7 +94,7 @@ def candidates(
         if node in taken or not has_float_edge(node):
             continue
         support = target.ops.get(operator_key(node))
-        if support is not None and target.positions and is_factor(node):
+        if support is not None and not support.types and target.positions and is_factor(node):
             support = replace(support, kernel=Kernel.FUSED, activations=(0,))
         reason = rejected.get(node.name or "") or _unsupported(node, support, target)
         if reason or support is None:
