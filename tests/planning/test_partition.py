@@ -7,7 +7,7 @@ import pytest
 
 from models.build import Weights, build
 from tests.quantizers.flow import EAGER, plan_of, reasons
-from vqonnx.core.target import Kernel, OpSupport
+from vqonnx.core.target import Form, Kernel, OpSupport
 from vqonnx.targets.cpu import CPU_X86_VNNI
 
 FLOAT_BEFORE = "not worth a conversion to integers: an input comes from a float node"
@@ -86,6 +86,8 @@ def test_everything_takes_clips_that_stand_alone() -> None:
         "Relu_0": True, "Relu_2": True, "Sigmoid_3": True, "Relu_4": False,
     }  # fmt: skip
     assert None not in (*plan.nodes["Relu_2"].inputs, *plan.nodes["Relu_2"].outputs)
+    integer = plan_of(model, extra_options={"ForceQuantizeNoInputCheck": True}, form=Form.QOPERATOR)
+    assert set(integer.nodes) == {"Sigmoid_3", "Relu_4"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel
 from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.quantized import is_dequantized
 
 
 class Partition:
@@ -126,13 +127,15 @@ class Partition:
 
     def _comes_as_integers(self, value: ir.Value | None) -> bool:
         """Whether an integer node computes the value and cannot give it in float for free."""
+        if value is not None and is_dequantized(value):
+            return True
         maker = self.maker(value)
         if maker is not None and self.follows(maker):
             maker = self.maker(maker.input(0))
         return maker is not None and not maker.support.float_output
 
     def _clip_out_of_place(self, clip: Candidate) -> str:
-        if self._everything:
+        if self._everything and not clip.support.types:  # no integer operator clips alone
             return ""
         maker = self.maker(clip.input(0))
         if maker is None or self.clip_after(maker) is not clip:
