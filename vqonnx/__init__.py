@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from vqonnx.api.dynamic import quantize_dynamic
     from vqonnx.api.static import plan, quantize_static
     from vqonnx.api.weights import quantize_weight_only
+    from vqonnx.compat import quantize
+    from vqonnx.compat.calibrate import (
+        CalibraterBase,
+        CalibrationDataReader,
+        MinMaxCalibrater,
+        TensorData,
+        TensorsData,
+        create_calibrator,
+        load_tensors_data,
+        save_tensors_data,
+    )
+    from vqonnx.compat.calibration_table import write_calibration_table
+    from vqonnx.compat.configs import DynamicQuantConfig, StaticQuantConfig, get_int_qdq_config, get_qdq_config
     from vqonnx.compat.matmul_nbits_quantizer import (
         AWQWeightOnlyQuantConfig,
         DefaultWeightOnlyQuantConfig,
@@ -24,6 +37,7 @@ if TYPE_CHECKING:
         RTNWeightOnlyQuantConfig,
         WeightOnlyQuantConfig,
     )
+    from vqonnx.compat.shape_inference import quant_pre_process
     from vqonnx.core.plan import Plan
     from vqonnx.core.spec import QuantSpec
     from vqonnx.core.target import Kernel, OpSupport, Target
@@ -45,14 +59,18 @@ if TYPE_CHECKING:
 _HOMES = {
     "AWQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "BaseQuantizer": "vqonnx.quantizers.base",
+    "CalibraterBase": "vqonnx.compat.calibrate",
+    "CalibrationDataReader": "vqonnx.compat.calibrate",
     "CalibrationMethod": "vqonnx.quantizers.types",
     "Conversion": "vqonnx.api.convert",
     "DefaultWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
+    "DynamicQuantConfig": "vqonnx.compat.configs",
     "GPTQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "HQQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "KQuantWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "Kernel": "vqonnx.core.target",
     "MatMulNBitsQuantizer": "vqonnx.compat.matmul_nbits_quantizer",
+    "MinMaxCalibrater": "vqonnx.compat.calibrate",
     "NVAWQWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "ONNXQuantizer": "vqonnx.quantizers.onnx_quantizer",
     "OpSupport": "vqonnx.core.target",
@@ -66,29 +84,44 @@ _HOMES = {
     "QuantizedValue": "vqonnx.quantizers.tensors",
     "RTNWeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "Report": "vqonnx.report.model",
+    "StaticQuantConfig": "vqonnx.compat.configs",
     "Target": "vqonnx.core.target",
+    "TensorData": "vqonnx.compat.calibrate",
+    "TensorsData": "vqonnx.compat.calibrate",
     "VitisONNXQuantizer": "vqonnx.quantizers.vitis",
     "VitisQDQQuantizer": "vqonnx.quantizers.vitis",
     "VqonnxError": "vqonnx.errors",
     "WeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "convert_weights": "vqonnx.api.convert",
+    "create_calibrator": "vqonnx.compat.calibrate",
+    "get_int_qdq_config": "vqonnx.compat.configs",
+    "get_qdq_config": "vqonnx.compat.configs",
+    "load_tensors_data": "vqonnx.compat.calibrate",
     "plan": "vqonnx.api.static",
+    "quant_pre_process": "vqonnx.compat.shape_inference",
+    "quantize": "vqonnx.compat",
     "quantize_dynamic": "vqonnx.api.dynamic",
     "quantize_static": "vqonnx.api.static",
     "quantize_weight_only": "vqonnx.api.weights",
+    "save_tensors_data": "vqonnx.compat.calibrate",
+    "write_calibration_table": "vqonnx.compat.calibration_table",
 }
 
 __all__ = [  # noqa: RUF022 - the version last
     "AWQWeightOnlyQuantConfig",
     "BaseQuantizer",
+    "CalibraterBase",
+    "CalibrationDataReader",
     "CalibrationMethod",
     "Conversion",
     "DefaultWeightOnlyQuantConfig",
+    "DynamicQuantConfig",
     "GPTQWeightOnlyQuantConfig",
     "HQQWeightOnlyQuantConfig",
     "KQuantWeightOnlyQuantConfig",
     "Kernel",
     "MatMulNBitsQuantizer",
+    "MinMaxCalibrater",
     "NVAWQWeightOnlyQuantConfig",
     "ONNXQuantizer",
     "OpSupport",
@@ -102,16 +135,27 @@ __all__ = [  # noqa: RUF022 - the version last
     "QuantizedValue",
     "RTNWeightOnlyQuantConfig",
     "Report",
+    "StaticQuantConfig",
     "Target",
+    "TensorData",
+    "TensorsData",
     "VitisONNXQuantizer",
     "VitisQDQQuantizer",
     "VqonnxError",
     "WeightOnlyQuantConfig",
     "convert_weights",
+    "create_calibrator",
+    "get_int_qdq_config",
+    "get_qdq_config",
+    "load_tensors_data",
     "plan",
+    "quant_pre_process",
+    "quantize",
     "quantize_dynamic",
     "quantize_static",
     "quantize_weight_only",
+    "save_tensors_data",
+    "write_calibration_table",
     "__version__",
 ]
 

@@ -1,14 +1,13 @@
 """onnxruntime.quantization.base_quantizer: quantizer objects for a model with known ranges."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike
 from typing import Any, ClassVar
 
 import onnx
 
 from vqonnx.compat.onnx_model import ONNXModel
 from vqonnx.core.target import Target
-from vqonnx.graph.io import load
+from vqonnx.graph.io import ModelSource, load
 from vqonnx.graph.proto import to_proto
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.base import BaseQuantizer as Decider
@@ -71,7 +70,6 @@ class BaseQuantizer:
         extra_options: See ``quantizers.extra_options``.
 
     Attributes:
-        model: The model, quantized by ``quantize_model``.
         decider: The object whose methods decide the numbers.
     """
 
@@ -80,7 +78,7 @@ class BaseQuantizer:
 
     def __init__(
         self,
-        model: onnx.ModelProto | str | PathLike[str],
+        model: ModelSource,
         per_channel: bool,
         reduce_range: bool,
         weight_qType: QuantType,
@@ -105,7 +103,14 @@ class BaseQuantizer:
         }
         options = self.decides(graph, **arguments).options
         self.decider = self.decides(prepare_for(graph, options).model, **arguments)
-        self.model = ONNXModel(to_proto(self.decider.model))
+        self._model: ONNXModel | None = None
+
+    @property
+    def model(self) -> ONNXModel:
+        """The model, quantized by ``quantize_model``."""
+        if self._model is None:
+            self._model = ONNXModel(to_proto(self.decider.model))
+        return self._model
 
     def quantize_model(self) -> onnx.ModelProto:
         """The quantized model, which ``model`` holds from then on.
@@ -114,5 +119,5 @@ class BaseQuantizer:
             OptionError: A name matches nothing, or an activation has no range.
             QuantRangeError: A weight or range is not finite.
         """
-        self.model = ONNXModel(self.decider.quantize_model())
-        return self.model.model
+        self._model = ONNXModel(self.decider.quantize_model())
+        return self._model.model

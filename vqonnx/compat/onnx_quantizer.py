@@ -58,7 +58,7 @@ class ONNXQuantizer(BaseQuantizer):
                 extra_options,
             )
             return
-        self.model = ONNXModel(model if isinstance(model, onnx.ModelProto) else onnx.load(model))
+        self._model = ONNXModel(model if isinstance(model, onnx.ModelProto) else onnx.load(model))
         self._dynamic: dict[str, Any] = {
             "per_channel": per_channel,
             "reduce_range": reduce_range,
@@ -76,5 +76,5 @@ class ONNXQuantizer(BaseQuantizer):
         with tempfile.TemporaryDirectory(prefix="vqonnx-") as folder:
             path = Path(folder) / "model.onnx"
             quantize_dynamic(self.model.model, path, **self._dynamic)
-            self.model = ONNXModel(onnx.load(path))
-        return self.model.model
+            self._model = ONNXModel(onnx.load(path))
+        return self._model.model

@@ -19,6 +19,7 @@ from vqonnx.api import dynamic, static
 from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
+from vqonnx.compat.cached import quantize_with, ranges_at
 from vqonnx.compat.configs import (
     DynamicQuantConfig,
     QuantConfig,
@@ -30,7 +31,6 @@ from vqonnx.errors import OptionError
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
-from vqonnx.report.model import Report
 from vqonnx.targets.onnxruntime import DYNAMIC_OPERATORS
 
 __all__ = [
@@ -69,14 +69,12 @@ def quantize_static(
     calibration_providers: Sequence[str] | None = None,
     extra_options: Mapping[str, object] | None = None,
     calibration_cache_path: str | PathLike[str] | None = None,
-) -> Report:
+) -> None:
     """Quantize weights and activations, with ranges from calibration samples, all of which are used.
 
-    The arguments are those of ``vqonnx.quantize_static``; the keys of ``extra_options`` are listed in
-    ``quantizers.extra_options``.
-
-    Returns:
-        What was quantized, what not and why.
+    The arguments are those of ``vqonnx.quantize_static``, and the keys of ``extra_options`` are listed in
+    ``quantizers.extra_options``; but ``calibration_cache_path`` is a JSON file in the peer's format, and samples are
+    not needed where it exists.
 
     Raises:
         OptionError: An argument makes no sense, or a name matches nothing; it is a ValueError.
@@ -85,36 +83,46 @@ def quantize_static(
     check_static_quant_arguments(quant_format, activation_type, weight_type)
     options = dict(extra_options or {})
     reader = calibration_data_reader
+    if reader is not None and (stride := options.get("CalibStridedMinMax")):
+        reader = _strided(reader, stride)
+    common: dict[str, Any] = {
+        "per_channel": bool(per_channel),
+        "reduce_range": bool(reduce_range),
+        "nodes_to_quantize": nodes_to_quantize or None,
+        "nodes_to_exclude": nodes_to_exclude or None,
+        "op_types_to_quantize": op_types_to_quantize or None,
+        "extra_options": options,
+    }
+    external = use_external_data_format or None
+    if calibration_cache_path is not None:
+        ranges = ranges_at(
+            calibration_cache_path, model_input, reader, calibrate_method, calibration_providers, options
+        )
+        types = {"weight_qType": weight_type, "activation_qType": activation_type}
+        quantize_with(ranges, model_input, model_output, quant_format, external, {**common, **types})
+        return
     if reader is None:
         raise OptionError(
-            "either calibration_data_reader or an existing calibration_cache_path must be given.",
+            "calibration_data_reader: samples are needed, or a calibration_cache_path with ranges.",
             option="calibration_data_reader",
         )
-    if stride := options.get("CalibStridedMinMax"):
-        reader = _strided(reader, stride)
     with open_samples(reader, model_inputs(load(model_input)), hold_back_every=0) as samples:
-        return static.quantize_static(
+        static.quantize_static(
             model_input,
             model_output,
             samples,
             quant_format=quant_format,
-            op_types_to_quantize=op_types_to_quantize or None,
-            per_channel=bool(per_channel),
-            reduce_range=bool(reduce_range),
             activation_type=activation_type,
             weight_type=weight_type,
-            nodes_to_quantize=nodes_to_quantize or None,
-            nodes_to_exclude=nodes_to_exclude or None,
-            use_external_data_format=use_external_data_format or None,
+            use_external_data_format=external,
             calibrate_method=calibrate_method,
             calibration_providers=calibration_providers,
-            extra_options=options,
-            calibration_cache_path=calibration_cache_path,
             target=_TARGET,
             equalize=False,
             guard=False,
             bias_correction=False,
             verify=False,
+            **common,
         )
 
 
@@ -129,7 +137,7 @@ def quantize_dynamic(
     nodes_to_exclude: Sequence[Pattern] | None = None,
     use_external_data_format: bool = False,
     extra_options: Mapping[str, object] | None = None,
-) -> Report:
+) -> None:
     """Integer weights, and activations quantized at run time; the arguments are those of ``vqonnx.quantize_dynamic``.
 
     Naming MatMul names Gemm too, which becomes one.
@@ -142,7 +150,7 @@ def quantize_dynamic(
     named = [name for name in asked if name not in _WITHOUT_EFFECT] or list(asked)
     if "MatMul" in named and "Gemm" not in named:
         named.append("Gemm")
-    return dynamic.quantize_dynamic(
+    dynamic.quantize_dynamic(
         model_input,
         model_output,
         op_types_to_quantize=named,

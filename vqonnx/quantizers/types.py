@@ -18,18 +18,6 @@ from vqonnx.errors import OptionError, nearest
 class _Named(Enum):
     """An enumeration whose members are found by name, also from another library's member or a string."""
 
-    def __str__(self) -> str:
-        return self.name
-
-    @classmethod
-    def from_string(cls, name: str) -> Self:
-        """The member of that name, in any case.
-
-        Raises:
-            OptionError: There is none; it is a ValueError.
-        """
-        return cls.of(name)
-
     @classmethod
     def of(cls, value: object) -> Self:
         """The member that ``value`` is, names, or (as another library's member) is called.
@@ -47,7 +35,23 @@ class _Named(Enum):
         return found
 
 
-class QuantType(_Named):
+class _Called(_Named):
+    """One whose members are written as their names."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def from_string(cls, name: str) -> Self:
+        """The member of that name, in any case.
+
+        Raises:
+            OptionError: There is none; it is a ValueError.
+        """
+        return cls.of(name)
+
+
+class QuantType(_Called):
     """Element types of activations and weights; those behind QUInt2 are vqonnx's, for AMD's NPU (target "vitis")."""
 
     QInt8 = 0
@@ -93,7 +97,7 @@ class QuantType(_Named):
         return cls.of(f"Q{element.name}")
 
 
-class QuantFormat(_Named):
+class QuantFormat(_Called):
     """How the quantized graph is written."""
 
     QOperator = 0
@@ -105,7 +109,7 @@ class QuantFormat(_Named):
         return Form(self.name)
 
 
-class QuantizationMode(_Named):
+class QuantizationMode(_Called):
     """Dynamic (integer operators) or static (linear operators) quantization."""
 
     IntegerOps = 0
