@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +14,9 @@ from models.gemm import dynamic_bias, gemm
 from models.precision import double
 from models.ranges import odd_clip
 from tests.quantizers.flow import EAGER, plan_of, reasons
-from vqonnx.core.target import OpSupport
+from vqonnx.api.static import quantize_static
+from vqonnx.core.target import Form, OpSupport
+from vqonnx.progress import silent
 from vqonnx.targets.cpu import CPU_X86_VNNI
 
 CONV = "g (float[N, 3, 6, 6] x) => (float[N, 4, 4, 4] y) {\nh = Conv (x, c_w, c_b)\ny = Tanh (h)\n}"
@@ -140,3 +143,15 @@ def test_a_convolution_is_heavy_from_its_products_a_value_on(channels: int, plan
 def test_transb_turns_the_channel_axis() -> None:
     plain, turned = (plan_of(gemm((5,), trans_b=flag)).tensors["w"].spec.granularity for flag in (False, True))
     assert (plain.axis, turned.axis) == (1, 0)  # type: ignore[union-attr]
+
+
+def test_a_concat_in_float16_is_quantized_as_an_integer_operator_only(tmp_path: Path) -> None:
+    """ONNX Runtime would fuse the pairs around it to a QLinearConcat that it refuses to load."""
+    model = build("g (float16[N, 8] x) => (float16[N, 16] y) {\nc = Concat <axis = 1> (x, x)\ny = Identity (c)\n}")
+    options = {"ForceQuantizeNoInputCheck": True}
+    assert "no float16 scales" in reasons(plan_of(model, extra_options=options))["Concat_0"]
+    assert "Concat_0" in plan_of(model, extra_options=options, form=Form.QOPERATOR).nodes
+    feeds = [{"x": np.ones((2, 8), np.float16)}] * 2
+    for form in ("QDQ", "QOperator"):
+        path = tmp_path / f"{form}.onnx"
+        quantize_static(model, path, feeds, form, target=EAGER, extra_options=options, progress=silent, guard=False)

@@ -237,6 +237,14 @@ def _other_hard_sigmoid(candidate: Candidate) -> str:
     return f"the device has one HardSigmoid, x / 6 + 0.5, not {slope:g} x + {offset:g}"
 
 
+def _half_concat(candidate: Candidate) -> str:
+    """Fused, it gets the float16 scales of its neighbours; integer operators are written with float32 ones."""
+    node = candidate.node
+    if node.op_type != "Concat" or candidate.support.types or node.outputs[0].dtype != ir.DataType.FLOAT16:
+        return ""
+    return "ONNX Runtime fuses it to QLinearConcat, which takes no float16 scales"
+
+
 _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _opset_too_low,
     _attribute_not_taken,
@@ -252,6 +260,7 @@ _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _bias_form,
     _clip_needs_constants,
     _other_hard_sigmoid,
+    _half_concat,
 )
 
 AS_GIVEN_CHECKS: tuple[Callable[[Candidate], str], ...] = (
