@@ -1,20 +1,49 @@
 """Positions that a fixed-point device accepts, from the numbers that a quantizer's methods give."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+import onnx_ir as ir
 
 from vqonnx.calibration.statistics.histogram import Histogram
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan, Role
 from vqonnx.core.positions import PositionRule, Refinement
+from vqonnx.core.spec import QuantSpec
 from vqonnx.planning.position_nodes import position_key
+from vqonnx.quantizers.planned import Array
 from vqonnx.stages.refine import refine_positions
 
-if TYPE_CHECKING:
-    from vqonnx.quantizers.base import BaseQuantizer
+
+class Start(Protocol):
+    """What a quantizer class tells of where positions start; ``BaseQuantizer`` is one.
+
+    Attributes:
+        model: The float model.
+        tensors_range: Range or statistic of each activation, by tensor name.
+    """
+
+    model: ir.Model
+    tensors_range: dict[str, object]
+
+    def current_plan(self) -> Plan:
+        """The plan in use."""
+        ...
+
+    def calculate_quantization_params(self) -> dict[str, QuantParams]:
+        """Scale and zero point of every planned activation, by key."""
+        ...
+
+    def constant_params(self, name: str, spec: QuantSpec) -> QuantParams:
+        """Scale and zero point of a constant."""
+        ...
+
+    def float_array(self, name: str) -> Array:
+        """The float constant of that name."""
+        ...
 
 
-def start_params(quantizer: "BaseQuantizer") -> dict[str, QuantParams]:
+def start_params(quantizer: Start) -> dict[str, QuantParams]:
     """Scale and zero point of every tensor with a position, by key, before any move.
 
     From ``calculate_quantization_params`` and ``constant_params``, so that overrides of both count.
@@ -32,7 +61,7 @@ def start_params(quantizer: "BaseQuantizer") -> dict[str, QuantParams]:
 
 
 def refined_plan(
-    quantizer: "BaseQuantizer", rules: Sequence[PositionRule], better: Mapping[str, QuantParams] | None = None
+    quantizer: Start, rules: Sequence[PositionRule], better: Mapping[str, QuantParams] | None = None
 ) -> tuple[Plan, Refinement]:
     """The quantizer's plan with every position where the device's rules hold; no code has been made yet.
 
