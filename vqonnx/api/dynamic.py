@@ -10,6 +10,7 @@ from vqonnx.calibration.readers import Reader
 from vqonnx.core.target import Target
 from vqonnx.errors import OptionError
 from vqonnx.flows.dynamic import DynamicJob, quantize_file
+from vqonnx.flows.kept import AlreadyQuantized
 from vqonnx.graph.io import ModelSource
 from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress
@@ -38,6 +39,7 @@ def quantize_dynamic(
     verify: bool | Literal["checker"] = True,
     min_sqnr_db: float = 10.0,
     providers: Sequence[str] | None = None,
+    already_quantized: AlreadyQuantized = "keep",
     progress: Progress | None = None,
 ) -> Report:
     """Make weights integer, and let the runtime find the ranges of activations in each run; no samples are needed.
@@ -66,6 +68,8 @@ def quantize_dynamic(
             memory is; False only loads the result; "checker" writes what no present provider can run.
         min_sqnr_db: An output below this is warned about.
         providers: Execution providers of the sessions over the whole model; the CPU by default.
+        already_quantized: What becomes of a model that has quantized parts: "keep" leaves these as they are and
+            quantizes the rest; where nothing is left, the model is written as it came. "refuse" raises.
         progress: Told how far each stage is; by default bars on a terminal, and silence elsewhere.
 
     Returns:
@@ -98,6 +102,7 @@ def quantize_dynamic(
             providers=tuple(providers or ("CPUExecutionProvider",)),
             external=use_external_data_format,
             min_sqnr_db=min_sqnr_db,
+            already_quantized=already_quantized,
             progress=progress if progress is not None else stack.enter_context(terminal_progress()),
         )
         return quantize_file(model_input, Path(model_output), calibration, job)

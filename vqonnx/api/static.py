@@ -8,16 +8,20 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import onnx_ir as ir
+
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
 from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.flows.drafting import Correction, StaticJob
+from vqonnx.flows.kept import AlreadyQuantized, keep_file, quantized_parts
 from vqonnx.flows.static import quantize_file
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress
 from vqonnx.quantizers.base import BaseQuantizer
+from vqonnx.quantizers.inherited import with_inherited_scales
 from vqonnx.quantizers.onnx_quantizer import ONNXQuantizer
 from vqonnx.quantizers.options import QuantizerOptions, is_power_of_two, resolve_target
 from vqonnx.quantizers.preparation import prepare_for
@@ -27,7 +31,7 @@ from vqonnx.quantizers.types import CalibrationMethod, PowerOfTwoMethod, QuantFo
 from vqonnx.quantizers.vitis import VitisONNXQuantizer, VitisQDQQuantizer
 from vqonnx.report.figures import Level
 from vqonnx.report.model import Report
-from vqonnx.stages.adapt import adapt, adapt_border, approximate
+from vqonnx.stages.adapt import Adaptation, adapt, adapt_border, approximate
 from vqonnx.stages.plan import make_plan
 
 T = TypeVar("T")
@@ -74,6 +78,7 @@ def quantize_static(
     min_sqnr_db: float = 10.0,
     verify: bool | Literal["checker"] = True,
     quantizer: type[BaseQuantizer] | None = None,
+    already_quantized: AlreadyQuantized = "keep",
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -96,7 +101,8 @@ def quantize_static(
         weight_type: Element type of weights; the target chooses by default.
         nodes_to_quantize: Names, globs, "re:" patterns or predicates of nodes; all by default.
         nodes_to_exclude: The same, of nodes to leave float.
-        use_external_data_format: Write tensors into a data file beside the model; by default only when needed.
+        use_external_data_format: Write tensors into a data file beside the model; by default where the float model has
+            one, or the result is large.
         calibrate_method: How ranges are chosen; the least squared error by default. A ``PowerOfTwoMethod`` makes scales
             powers of two, and the classes for AMD's NPU write the model.
         calibration_providers: Execution providers of all sessions; the CPU by default.
@@ -114,6 +120,9 @@ def quantize_static(
         verify: True compares with the float model; False only loads the result; "checker" writes what no present
             provider can run.
         quantizer: The class that decides every number; subclass QDQQuantizer or ONNXQuantizer for a device of your own.
+        already_quantized: What becomes of a model that has quantized parts: "keep" leaves these as they are and
+            quantizes the rest, going on with their codes; where nothing is left, the model is written as it came.
+            "refuse" raises.
         executor: Spreads calibration samples over its threads or processes.
         progress: Told how far each stage is; by default bars on a terminal, and silence elsewhere.
 
@@ -146,7 +155,8 @@ def quantize_static(
         )
     if asked.target is not None:
         extra_options = {**(extra_options or {}), "Target": asked.target}
-    options = QuantizerOptions.of(
+    options_with = partial(
+        QuantizerOptions.of,
         form=quantizer.form,
         target=quantizer.target,
         per_channel=per_channel,
@@ -158,8 +168,13 @@ def quantize_static(
         op_types_to_quantize=op_types_to_quantize,
         calibrate_method=calibrate_method,
         tensor_types=quantized_tensor_type,
-        extra_options=extra_options,
     )
+    options = options_with(extra_options=extra_options)
+    came = load(model_input)
+    was_quantized = bool(quantized_parts(came, already_quantized))
+    if was_quantized and not options.target.positions:
+        extra_options = with_inherited_scales(extra_options, came, options.rules.activation.qtype)
+        options = options_with(extra_options=extra_options)
     make = partial(
         quantizer,
         per_channel=per_channel,
@@ -188,7 +203,15 @@ def quantize_static(
             external=use_external_data_format or None,
             progress=progress if progress is not None else stack.enter_context(terminal_progress()),
         )
-        return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
+        left = _planned(came, options) if was_quantized and not _changes_float(options) else None
+        if left is None or left.nodes:
+            return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
+        return keep_file(model_input, Path(model_output), left.target, left.skips, job)
+
+
+def _changes_float(options: QuantizerOptions) -> bool:
+    """Whether the float model is to become another one, whatever is quantized in it."""
+    return options.adaptation != Adaptation() or options.smoothing is not None
 
 
 def _where_given(**arguments: Any) -> dict[str, Any]:
@@ -264,6 +287,11 @@ def plan(
         op_types_to_quantize=op_types_to_quantize,
         extra_options=asked.extra_options,
     )
+    return _planned(model, options)
+
+
+def _planned(model: ir.Model, options: QuantizerOptions) -> Plan:
+    """The plan for a private model, which is prepared in place."""
     adapt_border(model, options.adaptation)
     prepared = prepare_for(model, options)
     adapt(prepared.model, options.adaptation)

@@ -10,6 +10,7 @@ from vqonnx.calibration.readers import Reader
 from vqonnx.core.blocks import PER_CHANNEL, BlockSpec
 from vqonnx.core.weight_plan import CODEBOOKS, CodebookSpec, WeightForm
 from vqonnx.errors import OptionError, nearest
+from vqonnx.flows.kept import AlreadyQuantized
 from vqonnx.flows.packing import WeightOnlyJob
 from vqonnx.flows.weight_only import pack_file
 from vqonnx.graph.io import ModelSource
@@ -47,6 +48,7 @@ def quantize_weight_only(
     verify: bool | Literal["checker"] = True,
     min_sqnr_db: float = 10.0,
     providers: Sequence[str] | None = None,
+    already_quantized: AlreadyQuantized = "keep",
     progress: Progress | None = None,
 ) -> Report:
     """Pack weights into 2, 4 or 8 bits and leave activations float; made for language models.
@@ -83,6 +85,8 @@ def quantize_weight_only(
             loads the result; "checker" writes what no present provider can run.
         min_sqnr_db: An output below this is warned about.
         providers: Execution providers of all sessions; the CPU by default.
+        already_quantized: What becomes of a model that has quantized parts: "keep" leaves these as they are and
+            quantizes the rest; where nothing is left, the model is written as it came. "refuse" raises.
         progress: Told how far each stage is; by default bars on a terminal, and silence elsewhere.
 
     Returns:
@@ -122,6 +126,7 @@ def quantize_weight_only(
             providers=tuple(providers or ("CPUExecutionProvider",)),
             external=use_external_data_format,
             min_sqnr_db=min_sqnr_db,
+            already_quantized=already_quantized,
             progress=progress if progress is not None else stack.enter_context(terminal_progress()),
         )
         return pack_file(model_input, Path(model_output), calibration, job)

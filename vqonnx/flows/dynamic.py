@@ -14,6 +14,7 @@ from vqonnx.calibration.samples import Samples
 from vqonnx.core.dynamic_plan import DynamicForm, DynamicPlan
 from vqonnx.emitters.dynamic import emit_dynamic
 from vqonnx.flows.clock import Clock
+from vqonnx.flows.kept import AlreadyQuantized, keep_file, quantized_parts
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.graph.proto import initialized_values
@@ -48,6 +49,7 @@ class DynamicJob:
         providers: Execution providers of the sessions over the whole model.
         external: Write tensors into a data file; None: where the float model has one, or the result is large.
         min_sqnr_db: An output below this is warned about.
+        already_quantized: What becomes of a model that has quantized parts.
         progress: Told how far each stage is.
     """
 
@@ -56,6 +58,7 @@ class DynamicJob:
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     external: bool | None = None
     min_sqnr_db: float = 10.0
+    already_quantized: AlreadyQuantized = "keep"
     progress: Progress = silent
 
 
@@ -70,7 +73,10 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader | None,
     with clock.stage("load"):
         model = load(source)
     with clock.stage("prepare"):
+        was_quantized = bool(quantized_parts(model, job.already_quantized))
         planned, notes = _planned(model, job.rules)
+    if was_quantized and not planned.plan.nodes:
+        return keep_file(source, destination, planned.plan.target, planned.plan.skips, job)
     with ExitStack() as stack:
         samples = None if reader is None else stack.enter_context(open_samples(reader, model_inputs(model)))
         with clock.stage("solve"):

@@ -16,6 +16,7 @@ from vqonnx.core.solved_weight import SolvedWeight
 from vqonnx.core.weight_plan import WeightForm, WeightOnlyPlan, WeightPlan
 from vqonnx.emitters.weights import emit_weights
 from vqonnx.errors import OptionError, UnsupportedModelError
+from vqonnx.flows.kept import AlreadyQuantized
 from vqonnx.graph.identity import model_identity
 from vqonnx.graph.walk import nodes, values
 from vqonnx.planning.layers import Layer, find_layers
@@ -50,6 +51,7 @@ class WeightOnlyJob:
         providers: Execution providers of all sessions.
         external: Write tensors into a data file; None: where the float model has one, or the result is large.
         min_sqnr_db: An output below this is warned about.
+        already_quantized: What becomes of a model that has quantized parts.
         progress: Told how far each stage is.
     """
 
@@ -61,6 +63,7 @@ class WeightOnlyJob:
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     external: bool | None = None
     min_sqnr_db: float = 10.0
+    already_quantized: AlreadyQuantized = "keep"
     progress: Progress = silent
 
 

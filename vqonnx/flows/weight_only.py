@@ -14,11 +14,13 @@ from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.calibration.samples import Samples
 from vqonnx.core.plan import Plan
 from vqonnx.flows.clock import Clock
+from vqonnx.flows.kept import keep_file, quantized_parts
 from vqonnx.flows.packing import Packing, WeightOnlyJob, Written
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.external import external_tensors, is_inside
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.graph.proto import initialized_values
+from vqonnx.planning.weights import NothingToPackError
 from vqonnx.report.figures import Level, Verification
 from vqonnx.report.model import Report
 from vqonnx.runtime.machine import free_memory
@@ -72,7 +74,13 @@ def pack_file(source: ModelSource, destination: Path, reader: Reader | None, job
     with clock.stage("load"):
         model = load(source)
         float_model = _FloatModel.of(source, model)
-        packing = Packing.of(model, job)
+        parts = quantized_parts(model, job.already_quantized)
+        try:
+            packing = Packing.of(model, job)
+        except NothingToPackError as error:
+            if not parts:
+                raise
+            return keep_file(source, destination, f"weights: {job.rules.form.value}", error.skips, job)
     with ExitStack() as stack:
         samples = None
         if reader is not None:

@@ -51,6 +51,18 @@ class _Group:
     parted_from: tuple[str, ...] = ()
 
 
+class NothingToPackError(UnsupportedModelError):
+    """A model no weight of which can be packed.
+
+    Attributes:
+        skips: Why, for each node that could have been.
+    """
+
+    def __init__(self, skips: Sequence[Skip]) -> None:
+        self.skips = tuple(skips)
+        super().__init__(_nothing_to_pack(self.skips))
+
+
 def plan_weights(
     layers: Sequence[Layer], skips: Iterable[Skip], rules: WeightRules, known: Iterable[str] = ()
 ) -> WeightOnlyPlan:
@@ -68,7 +80,7 @@ def plan_weights(
 
     Raises:
         OptionError: A pattern matches nothing, or a form or an algorithm has no such bits or blocks.
-        UnsupportedModelError: There is nothing to pack.
+        NothingToPackError: There is nothing to pack.
     """
     found = tuple(skips)
     names = {*known, *(skip.node for skip in found)}
@@ -78,7 +90,7 @@ def plan_weights(
     rejected |= left
     _check_algorithms(groups, rules)
     if not groups:
-        raise UnsupportedModelError(_nothing_to_pack([*found, *_skips(layers, rejected)]))
+        raise NothingToPackError([*found, *_skips(layers, rejected)])
     keys = NameAllocator()
     weights = [_weight_plan(group, rules, keys.unique(str(group.layers[0].weight.root.name))) for group in groups]
     of_node = {reader: weight.key for weight in weights for reader in weight.readers}

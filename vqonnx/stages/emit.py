@@ -12,6 +12,8 @@ from vqonnx.emitters.qdq import emit_qdq
 from vqonnx.emitters.qoperator import emit_qoperator
 from vqonnx.graph.edit import remove_dead
 from vqonnx.graph.io import load
+from vqonnx.graph.walk import nodes
+from vqonnx.transforms.repeated_pairs import join_pairs
 
 TARGET_KEY = "vqonnx.target"
 
@@ -28,7 +30,10 @@ def emit(model: ir.Model, plan: Plan, solutions: Solutions) -> ir.Model:
     The target's name is stored in the metadata under ``vqonnx.target``.
     """
     quantized = load(model)
+    was_quantized = any(node.op_type == "QuantizeLinear" for node in nodes(quantized))
     EMITTERS[plan.form](quantized, plan, solutions)
+    if was_quantized:
+        join_pairs(quantized)
     if dequantize_in_bodies(quantized, plan.nodes):
         remove_dead(quantized)
     quantize_captured(quantized)

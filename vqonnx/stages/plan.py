@@ -17,6 +17,7 @@ from vqonnx.planning.layer_types import types_by_node
 from vqonnx.planning.listed import ListedPartition, listed_candidates
 from vqonnx.planning.own_biases import with_own_bias_scales, with_wide_biases
 from vqonnx.planning.partition import Partition
+from vqonnx.planning.quantized import quantized_already
 from vqonnx.planning.rules import PlanRules
 from vqonnx.planning.selection import rejections
 
@@ -39,6 +40,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     device = _with_ops(target, rules)
     rejected = {
         **_not_requested(nodes, device, rules),
+        **quantized_already(nodes, device.ops),
         **rejections(nodes, rules.selection, known),
         **_with_followers(nodes, rules.floats, device.ops),
     }

@@ -1,0 +1,90 @@
+"""What of a model counts as quantized already."""
+
+import onnx_ir as ir
+import pytest
+from onnx import parser
+
+from vqonnx.errors import UnsupportedModelError
+from vqonnx.graph.io import load
+from vqonnx.graph.names import ensure_unique_names
+from vqonnx.planning.quantized import quantized_already, quantized_nodes, refuse_quantized
+from vqonnx.targets.registry import get_target
+
+HEADER = '<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]>'
+
+
+def graph(body, inputs="float[2,3] x", outputs="float[2,3] y", constants=""):
+    text = f"{HEADER} g ({inputs}) => ({outputs}) <{constants}> {{ {body} }}"
+    model = load(parser.parse_model(text))
+    ensure_unique_names(model)
+    for node in model.graph:
+        for value in node.outputs:
+            value.dtype = value.dtype or (ir.DataType.UINT8 if node.op_type == "QuantizeLinear" else ir.DataType.FLOAT)
+    return model
+
+
+SCALE = "float s = {0.1}, uint8 z = {0}"
+PAIR = "q{0} = QuantizeLinear({1}, s, z) {0} = DequantizeLinear(q{0}, s, z)"
+
+
+def reasons(model):
+    ops = get_target("cpu-x86-vnni").ops
+    found = quantized_already(list(model.graph), ops)
+    return {node.op_type: found.get(node.name or "") for node in model.graph if "quantize" not in node.op_type.lower()}
+
+
+def test_integer_operators_of_every_domain_are_found_in_bodies_too():
+    body = """
+        c = Constant <value = bool {1}> ()
+        y = If (c) <then_branch = t () => (float[2,3] a) { a = com.microsoft.MatMulNBits <N = 3, K = 3> (x, x, x) },
+                    else_branch = e () => (float[2,3] b) { b = Relu (x) }>
+    """
+    assert [node.op_type for node in quantized_nodes(graph(body))] == ["MatMulNBits"]
+    for op in (
+        "com.microsoft.QLinearAdd",
+        "com.microsoft.QGemm",
+        "MatMulInteger",
+        "DynamicQuantizeLinear",
+        "com.amd.quark.MXFixNeuron",
+    ):
+        assert quantized_nodes(graph(f"y = {op} (x)")), op
+    for op in ("MatMul", "com.microsoft.FusedMatMul", "user.QLinearConv"):
+        assert not quantized_nodes(graph(f"y = {op} (x)")), op
+
+
+def test_a_float_model_is_not_refused_and_a_quantized_one_is_counted():
+    refuse_quantized(quantized_nodes(graph("y = Relu (x)")))
+    body = PAIR.format("d", "x") + " y = Relu (d)"
+    with pytest.raises(UnsupportedModelError, match="1 x QuantizeLinear, 1 x DequantizeLinear"):
+        refuse_quantized(quantized_nodes(graph(body, constants=SCALE)))
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs", "expected"),
+    [
+        (
+            PAIR.format("d", "x") + " a = Add (d, d) " + PAIR.format("y", "a"),
+            "float[2,3] y",
+            "already quantized",
+        ),
+        (PAIR.format("d", "x") + " y = Add (d, d)", "float[2,3] y", None),  # gives float
+        (PAIR.format("d", "x") + " a = Add (d, x) " + PAIR.format("y", "a"), "float[2,3] y", None),
+        (
+            PAIR.format("d", "x") + " a = Add (d, d) " + PAIR.format("y", "a"),
+            "float[2,3] y, float[2,3] a",
+            None,
+        ),
+    ],
+)
+def test_a_node_between_pairs_needs_nothing_more(body, outputs, expected):
+    assert reasons(graph(body, outputs=outputs, constants=SCALE)) == {"Add": expected}
+
+
+def test_a_product_with_stored_codes_says_what_is_missing():
+    constants = SCALE + ", int8[3,3] w = {1,2,3,4,5,6,7,8,9}, int8 zw = {0}"
+    weight = "dw = DequantizeLinear(w, s, zw) "
+    given = graph(PAIR.format("d", "x") + weight + "y = MatMul (d, dw)", constants=constants)
+    assert reasons(given) == {"MatMul": "already quantized"}
+    assert reasons(graph(weight + "y = MatMul (x, dw)", constants=constants)) == {
+        "MatMul": "its weight is quantized already, and its input is not"
+    }

@@ -1,0 +1,122 @@
+"""What of a model is quantized already: integer operators, packed weights, and nodes between pairs."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeGuard
+
+import onnx_ir as ir
+
+from vqonnx.core.custom_ops import DOMAIN
+from vqonnx.core.target import OpSupport
+from vqonnx.errors import UnsupportedModelError
+from vqonnx.graph.facts import operator_key
+from vqonnx.graph.walk import constant_tensor, is_float, nodes
+
+_OPERATORS = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+        *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
+    }
+)
+_CONTRIB = frozenset(
+    {
+        *("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "GatherBlockQuantized"),
+        *("MatMulBnb4", "MatMulFpQ4", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBits", "MulInteger"),
+        *("QAttention", "QEmbedLayerNormalization", "QGemm", "QMoE", "QOrderedMatMul"),
+    }
+)
+"""Of com.microsoft, besides those called QLinear… (ONNX Runtime, ContribOperators.md)."""
+_DONE = "already quantized"
+_NAMED = 5
+
+
+def quantized_nodes(model: ir.Model) -> list[ir.Node]:
+    """The nodes of a model, bodies and functions included, that read, make or convert codes."""
+    return [node for node in nodes(model) if _is_quantized(node)]
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    if node.domain == "com.microsoft":
+        return node.op_type in _CONTRIB or node.op_type.startswith("QLinear")
+    return node.op_type in _OPERATORS if node.domain in ("", "ai.onnx") else node.domain == DOMAIN
+
+
+def refuse_quantized(found: Iterable[ir.Node]) -> None:
+    """Raise if there are such nodes.
+
+    Raises:
+        UnsupportedModelError: There are; it counts them by operator.
+    """
+    counts = Counter(node.op_type for node in found)
+    if counts:
+        told = ", ".join(f"{count} x {op_type}" for op_type, count in counts.most_common(_NAMED))
+        raise UnsupportedModelError(
+            f"the model is quantized already: it has {told}{' …' * (len(counts) > _NAMED)}. Give the float model, or "
+            "already_quantized='keep' to quantize what is left."
+        )
+
+
+def quantized_already(among: Iterable[ir.Node], ops: Mapping[str, OpSupport]) -> dict[str, str]:
+    """Why nodes need nothing more, by name: they are quantized operators, or stand between pairs.
+
+    Args:
+        among: Nodes of a prepared model.
+        ops: What the target runs in integers, by operator.
+    """
+    found = {}
+    for node in among:
+        support = ops.get(operator_key(node))
+        reason = _DONE if _is_quantized(node) else "" if support is None else _by_pairs(node, support)
+        if reason:
+            found[node.name or ""] = reason
+    return found
+
+
+def _by_pairs(node: ir.Node, support: OpSupport) -> str:
+    """Why a float operator is quantized: DequantizeLinear feeds it and, where it has to, QuantizeLinear reads it."""
+    weight = node.inputs[support.weight] if support.weight is not None and support.weight < len(node.inputs) else None
+    floats = [value for value in node.inputs if value is not None and is_float(value) and value is not weight]
+    sources = [value for value in floats if not (_is_constant(value) or _is_stored(value))]
+    given = bool(sources) and all(map(is_dequantized, sources))
+    if weight is not None and _is_stored(weight):
+        return _DONE if given else "its weight is quantized already, and its input is not"
+    if weight is not None and _is_constant(weight):
+        return ""
+    if not given or (weight is not None and is_float(weight) and not is_dequantized(weight)):
+        return ""
+    readers = [reader for output in node.outputs for reader, _ in output.uses()]
+    taken = bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+    at_border = any(output.is_graph_output() for output in node.outputs)
+    return _DONE if (taken and not at_border) or support.float_output else ""
+
+
+def is_dequantized(value: ir.Value) -> bool:
+    """Whether a DequantizeLinear makes the value of codes that change between runs."""
+    maker = value.producer()
+    return maker is not None and maker.op_type == "DequantizeLinear" and not _is_constant(maker.inputs[0])
+
+
+def _is_stored(value: ir.Value) -> bool:
+    """Whether a DequantizeLinear makes the value of stored codes."""
+    maker = value.producer()
+    return maker is not None and maker.op_type == "DequantizeLinear" and _is_constant(maker.inputs[0])
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    return constant_tensor(value) is not None
+
+
+def _is_computed(value: ir.Value | None) -> TypeGuard[ir.Value]:
+    return value is not None and not (is_dequantized(value) or _is_constant(value))
+
+
+def scales_of_pairs(model: ir.Model) -> Iterator[tuple[ir.Value, ir.Node]]:
+    """Values of the main graph with a pair beside them, and the node of it that says in which codes they are.
+
+    That is the DequantizeLinear that makes a value or, where a float node makes it, the QuantizeLinear that reads it.
+    """
+    for node in model.graph:
+        if node.op_type == "DequantizeLinear" and is_dequantized(node.outputs[0]):
+            yield node.outputs[0], node
+        elif node.op_type == "QuantizeLinear" and _is_computed(source := node.inputs[0]):
+            yield source, node
