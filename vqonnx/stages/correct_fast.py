@@ -14,8 +14,10 @@ import onnx_ir as ir
 
 from vqonnx.calibration.feeds import Feed
 from vqonnx.calibration.statistics.channel_mean import ChannelMean
+from vqonnx.core.params import QuantizedTensor
 from vqonnx.core.plan import NodePlan, Plan, Role
 from vqonnx.core.solution import Solutions
+from vqonnx.emitters.unscaled import form_without_scale
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.walk import constant, nodes_by_name, values_by_name
 from vqonnx.kernels.affine import dequantize
@@ -47,10 +49,18 @@ def correct_fast(model: ir.Model, plan: Plan, solutions: Solutions, feeds: Seque
         key = next(k for k in planned.inputs if k is not None and plan.tensors[k].role is Role.WEIGHT)
         weight, rounded = constant(values[plan.tensors[key].tensor]), constants[key]
         assert weight is not None
-        error = weight.astype(np.float64) - dequantize(rounded.codes, rounded.params)
+        error = weight.astype(np.float64) - _as_read(rounded)
         shift = mean_shift(_output_first(error, nodes[planned.node]), observed.means)
         constants[layer.bias] = shifted_bias(bias, shift)
     return replace(solutions, constants=constants)
+
+
+def _as_read(quantized: QuantizedTensor) -> npt.NDArray[np.floating]:
+    """What a node reads of a constant: its codes times their scale, or what a format without scales makes of it."""
+    form = form_without_scale(quantized.params.spec)
+    if form is None:
+        return dequantize(quantized.codes, quantized.params)
+    return form.rounded(quantized.codes.astype(np.float32))
 
 
 def _source(nodes: dict[str, ir.Node], plan: Plan, layer: Layer) -> tuple[NodePlan, str]:
