@@ -80,7 +80,8 @@ def snap_zero_point_to_uint8(
     steps = [high / (highest - zero), least / (highest - lowest)]
     if zero > lowest:
         steps.append(-low / (zero - lowest))
-    scale = max(steps) or 1 / (highest - lowest)
+    widest = max(steps)
+    scale = max(widest, float(np.finfo(np.float32).tiny)) if widest else 1 / (highest - lowest)
     return np.array(zero, np.uint8), np.array(scale, np.float32)
 
 
