@@ -125,8 +125,12 @@ def test_what_cannot_be_run_is_written_with_the_checker_alone(tmp_path):
 def test_quantized_weights_are_packed_anew_on_request(tmp_path):
     path = tmp_path / "quantized.onnx"
     onnx.save(cases.quantized("channels"), path)
-    assert run(path, tmp_path / "q.onnx").exit_code == 2
+    kept = run(path, tmp_path / "q.onnx")
+    assert kept.exit_code == 0
+    assert "quantized already" in kept.output
+    assert (tmp_path / "q.onnx").read_bytes() == path.read_bytes()
     assert run(path, tmp_path / "q.onnx", "--requantize", "-q").exit_code == 0
+    assert (tmp_path / "q.onnx").read_bytes() != path.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vqonnx.core.plan import Plan
 from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.flows.drafting import Correction, StaticJob
-from vqonnx.flows.kept import AlreadyQuantized, keep_file, quantized_parts
+from vqonnx.flows.kept import AlreadyQuantized, Left, keep_file, quantized_parts
 from vqonnx.flows.static import quantize_file
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
@@ -206,7 +206,7 @@ def quantize_static(
         left = _planned(came, options) if was_quantized and not _changes_float(options) else None
         if left is None or left.nodes:
             return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
-        return keep_file(model_input, Path(model_output), left.target, left.skips, job)
+        return keep_file(model_input, Path(model_output), calibration_data_reader, Left(left.target, left.skips), job)
 
 
 def _changes_float(options: QuantizerOptions) -> bool:

@@ -14,7 +14,7 @@ from vqonnx.calibration.samples import Samples
 from vqonnx.core.dynamic_plan import DynamicForm, DynamicPlan
 from vqonnx.emitters.dynamic import emit_dynamic
 from vqonnx.flows.clock import Clock
-from vqonnx.flows.kept import AlreadyQuantized, keep_file, quantized_parts
+from vqonnx.flows.kept import AlreadyQuantized, Left, keep_file, quantized_parts
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.graph.proto import initialized_values
@@ -76,7 +76,7 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader | None,
         was_quantized = bool(quantized_parts(model, job.already_quantized))
         planned, notes = _planned(model, job.rules)
     if was_quantized and not planned.plan.nodes:
-        return keep_file(source, destination, planned.plan.target, planned.plan.skips, job)
+        return keep_file(source, destination, reader, Left(planned.plan.target, planned.plan.skips), job)
     with ExitStack() as stack:
         samples = None if reader is None else stack.enter_context(open_samples(reader, model_inputs(model)))
         with clock.stage("solve"):

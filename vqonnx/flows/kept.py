@@ -3,11 +3,15 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import onnx_ir as ir
 
+from vqonnx.calibration.model import model_inputs
+from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.core.plan import Skip
 from vqonnx.errors import OptionError
 from vqonnx.flows.clock import Clock
@@ -24,6 +28,14 @@ AlreadyQuantized = Literal["keep", "refuse"]
 """What becomes of a model that has quantized parts."""
 
 NOTE = "the model was quantized already and nothing was left to do, so the result is the model as it came"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Name of the target, and why nothing more of a model becomes integer."""
+
+    target: str
+    skips: Sequence[Skip]
 
 
 class Asked(Protocol):
@@ -73,7 +85,7 @@ def quantized_parts(model: ir.Model, already_quantized: AlreadyQuantized) -> lis
     return found
 
 
-def keep_file(source: ModelSource, destination: Path, target: str, skips: Sequence[Skip], job: Asked) -> Report:
+def keep_file(source: ModelSource, destination: Path, reader: Reader | None, left: Left, job: Asked) -> Report:
     """Write a model unchanged; the path holds the old file until the new one is complete.
 
     A file without external data comes out with the same bytes.
@@ -81,9 +93,9 @@ def keep_file(source: ModelSource, destination: Path, target: str, skips: Sequen
     Args:
         source: The model.
         destination: Where it goes.
-        target: Name of the target, for the report.
-        skips: Why nothing more of it becomes integer.
-        job: What was asked for. The result is loaded at most, since there is nothing to compare it with.
+        reader: Samples to run it on, if there are any; those held back are.
+        left: What was found of it.
+        job: What was asked for.
 
     Raises:
         ModelError: The model cannot be read.
@@ -96,11 +108,12 @@ def keep_file(source: ModelSource, destination: Path, target: str, skips: Sequen
         model = load(source)
         external = (has_data_file(source) or None) if job.external is None else job.external
         whole = Path(source) if isinstance(source, str | os.PathLike) and not external else None
-    level = Level.LOADED if job.level is Level.COMPARED else job.level
 
     def check(path: Path) -> None:
-        with clock.stage("verify"):
-            found.append(verify_in_memory(source, path, None, level, job.providers, job.progress))
+        with ExitStack() as stack, clock.stage("verify"):
+            samples = None if reader is None else stack.enter_context(open_samples(reader, model_inputs(model)))
+            level = Level.LOADED if samples is None and job.level is Level.COMPARED else job.level
+            found.append(verify_in_memory(source, path, samples, level, job.providers, job.progress))
 
     if whole is None or has_data_file(whole):
         save(model, destination, external=external, check=check)
@@ -108,8 +121,8 @@ def keep_file(source: ModelSource, destination: Path, target: str, skips: Sequen
         _copy(whole, destination, check)
     return Report(
         version=__version__,
-        target=target,
-        skips=tuple(skips),
+        target=left.target,
+        skips=tuple(left.skips),
         verification=found[0],
         seconds=clock.seconds,
         notes=(NOTE,),

@@ -14,7 +14,7 @@ from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.calibration.samples import Samples
 from vqonnx.core.plan import Plan
 from vqonnx.flows.clock import Clock
-from vqonnx.flows.kept import keep_file, quantized_parts
+from vqonnx.flows.kept import Left, keep_file, quantized_parts
 from vqonnx.flows.packing import Packing, WeightOnlyJob, Written
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.external import external_tensors, is_inside
@@ -80,7 +80,7 @@ def pack_file(source: ModelSource, destination: Path, reader: Reader | None, job
         except NothingToPackError as error:
             if not parts:
                 raise
-            return keep_file(source, destination, f"weights: {job.rules.form.value}", error.skips, job)
+            return keep_file(source, destination, reader, Left(f"weights: {job.rules.form.value}", error.skips), job)
     with ExitStack() as stack:
         samples = None
         if reader is not None:
