@@ -60,6 +60,10 @@ Hangs, crashes and invalid models:
 * 38 Other bytes in another process: test_the_hash_seed_and_the_processors_change_no_byte
 * 37 Nothing to quantize: test_a_model_with_nothing_to_quantize_is_kept_and_told
 
+* 39 Damaged files: test_a_file_with_damaged_bytes_is_read_or_refused
+* 39 Names that are no text: test_a_name_that_is_no_text_is_refused
+* 40 Constants that unfold to gigabytes: test_a_constant_that_unfolds_to_gigabytes_is_not_computed
+
 Silence:
 
 * 20 What is misspelt is ignored: test_what_is_misspelt_is_an_error_that_offers_the_nearest

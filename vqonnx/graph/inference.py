@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from vqonnx.errors import ModelError
 from vqonnx.graph import external, walk
-from vqonnx.graph.proto import initialized_values, tensors_replaced
+from vqonnx.graph.proto import initialized_values, message_of, tensors_replaced
 
 _STATED_BELOW = 1 << 10
 """Bytes; inference computes with small constants (shapes, axes) and only asks large ones for their shape."""
@@ -29,7 +29,7 @@ def infer_missing(model: ir.Model, *, strict: bool = False) -> None:
         if tensor.nbytes >= _STATED_BELOW
     }
     with tensors_replaced(stand_ins):
-        proto = ir.serde.serialize_model(model)
+        proto = message_of(model)
     try:
         inferred = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto, strict_mode=strict))
     except onnx.shape_inference.InferenceError as error:

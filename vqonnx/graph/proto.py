@@ -45,6 +45,7 @@ def from_proto(proto: onnx.ModelProto, *, owned: bool = False, path: str | None 
         ) from error
     if not owned:
         guard_tensors(model)
+    _refuse_bytes(model, path)
     _refuse_untyped(model, path)
     _refuse_dangling(model, path)
     _settle(model)
@@ -108,7 +109,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         )
     inline = {value: lazy(tensor) for value, tensor in initializers if isinstance(tensor, ir.ExternalTensor)}
     with tensors_replaced(inline):
-        return _message(model)
+        return message_of(model)
 
 
 def serialized(model: ir.Model, tensors: Mapping[ir.Value, ir.TensorProtocol]) -> bytes:
@@ -118,7 +119,7 @@ def serialized(model: ir.Model, tensors: Mapping[ir.Value, ir.TensorProtocol]) -
         ModelError: It does not fit into one message.
     """
     with tensors_replaced(tensors):
-        return _bytes(_message(model))
+        return _bytes(message_of(model))
 
 
 def serialized_parts(
@@ -143,7 +144,7 @@ def serialized_parts(
         for value, t in apart.items()
     }
     with tensors_replaced({**tensors, **empty}):
-        proto = _message(model)
+        proto = message_of(model)
     names = {value.name for value in apart}
     headers = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in names}
     kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
@@ -159,8 +160,12 @@ def serialized_parts(
     return _bytes(proto), _bytes(graph), contents
 
 
-def _message(model: ir.Model) -> onnx.ModelProto:
-    """The model as onnx_ir writes it; some of what a damaged file holds is read only now."""
+def message_of(model: ir.Model) -> onnx.ModelProto:
+    """The model as onnx_ir writes it, with references to external data.
+
+    Raises:
+        ModelError: It holds what a damaged file gave it and what is read only now.
+    """
     try:
         return ir.serde.serialize_model(model)
     except ir.serde.SerdeError as error:
@@ -231,6 +236,25 @@ def _refuse_untyped(model: ir.Model, path: str | None) -> None:
                     "Export it again.",
                     path=path,
                 )
+
+
+def _refuse_bytes(model: ir.Model, path: str | None) -> None:
+    """Refuse names that are no text: protobuf gives bytes for what is not UTF-8."""
+    for node in walk.nodes(model):
+        names = (node.name, node.domain, node.op_type, *node.attributes, *(value.name for value in node.outputs))
+        _refuse_if_bytes(names, path)
+    for graph in walk.graphs(model):
+        _refuse_if_bytes((graph.name, *(value.name for value in graph.inputs), *graph.initializers), path)
+    _refuse_if_bytes((part for identifier in model.functions for part in identifier), path)
+
+
+def _refuse_if_bytes(names: Iterable[object], path: str | None) -> None:
+    odd = next((name for name in names if isinstance(name, bytes)), None)
+    if odd is not None:
+        raise ModelError(
+            f"{_called(path)} is not valid ONNX: the name {odd!r} is no UTF-8 text. It was damaged; export it again.",
+            path=path,
+        )
 
 
 def _refuse_dangling(model: ir.Model, path: str | None) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from vqonnx.errors import ModelError
 from vqonnx.graph import external
-from vqonnx.graph.proto import initialized_values, tensors_replaced
+from vqonnx.graph.proto import initialized_values, message_of, tensors_replaced
 from vqonnx.graph.walk import values, values_by_name
 
 _STATED_BELOW = 1 << 10
@@ -82,4 +82,4 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
         if tensor.nbytes >= _STATED_BELOW
     }
     with tensors_replaced(stand_ins):
-        return ir.serde.serialize_model(model)
+        return message_of(model)
