@@ -19,7 +19,7 @@ from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.quantizers.preparation import prepare_for
 from vqonnx.report.figures import Level, Verification
 from vqonnx.report.model import OptionUsed, Report
-from vqonnx.stages.adapt import adapt, adapt_border, approximate
+from vqonnx.stages.adapt import Adaptation, adapt, adapt_border, approximate
 from vqonnx.stages.equalize import equalize
 from vqonnx.stages.layer_equalization import Equalization, equalized_layers
 from vqonnx.stages.observe import ObserveOptions
@@ -47,14 +47,26 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
         with clock.stage("prepare"):
             adapt_border(model, job.options.adaptation)
             prepared = prepare_for(model, job.options)
-            adapt(prepared.model, job.options.adaptation)
-            reference = None if job.options.adaptation.is_exact else load(prepared.model)
-            approximate(prepared.model, job.options.adaptation)
+            reference, changes = _adapted(prepared.model, job.options.adaptation)
         job = _smoothed(prepared.model, samples, job, clock)
         drafting, how, streams = _equalized_best(prepared, reference, samples, job, clock)
         draft = drafting.best()
         verification = _written(drafting, draft, destination, size)
-        return _report(drafting, draft, verification, streams, how)
+        report = _report(drafting, draft, verification, streams, how)
+        return replace(report, options=(*report.options, *changes))
+
+
+def _adapted(model: ir.Model, wanted: Adaptation) -> tuple[ir.Model | None, tuple[OptionUsed, ...]]:
+    """Give the model the device's operators, in place.
+
+    Returns:
+        What it was before it was approximated, None where it was not; and what was done, for the report.
+    """
+    exact = adapt(model, wanted)
+    reference = None if wanted.is_exact else load(model)
+    done = {"adapted": exact, "approximated": approximate(model, wanted)}
+    told = {name: ", ".join(f"{what} {count}" for what, count in counts.items()) for name, counts in done.items()}
+    return reference, tuple(OptionUsed(name, text, "target or caller") for name, text in told.items() if text)
 
 
 def _smoothed(model: ir.Model, samples: Samples, job: StaticJob, clock: Clock) -> StaticJob:
