@@ -164,3 +164,21 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     case = CASES["control/shared"]
     found = [quantized(case.build(), list(case.feeds(8)), tmp_path)[0].SerializeToString() for _ in range(2)]
     assert found[0] == found[1]
+
+
+def test_bodies_of_other_operators_stay_float(tmp_path: Path) -> None:
+    weights = Weights(2)
+    weights.normal("w", 8, 8)
+    model = build("""mapped (float[N, 8] x) => (float[N, 8] y) {
+        s = SequenceConstruct (x, x)
+        t = SequenceMap (s) <body = each (float[N, 8] e) => (float[N, 8] f) { f = MatMul (e, w) }>
+        zero = Constant <value = int64 {0}> ()
+        first = SequenceAt (t, zero)
+        y = MatMul (first, w)
+    }""", weights.arrays)  # fmt: skip
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(4, 8)).astype(np.float32)} for _ in range(8)]
+    result, report = quantized(model, feeds, tmp_path)
+    assert report.quantized == {"MatMul": 1}
+    assert any("in a body of SequenceMap" in skip.reason for skip in report.skips)
+    assert sqnr(run(model, feeds[0])["y"], run(result, feeds[0])["y"]) > 25

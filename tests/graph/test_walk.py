@@ -3,6 +3,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from models.build import build
 from vqonnx.graph import walk
 from vqonnx.graph.io import load
 
@@ -125,3 +126,18 @@ def test_the_only_reader_is_in_the_same_graph_and_reads_once(nested):
     assert walk.only_reader(values["x"]) is None
     add.replace_input_with(1, values["x"])
     assert walk.only_reader(values["x"]) is None
+
+
+def test_control_flow_is_entered_and_other_bodies_are_not() -> None:
+    """SequenceMap's body reads elements of sequences, which no value of the graph is."""
+    model = load(build("""g (seq(float[2]) s, float[2] x, bool c) => (seq(float[2]) t, float[2] y) {
+        t = SequenceMap (s) <body = each (float[2] e) => (float[2] f) { f = Neg (e) }>
+        y = If (c) <
+            then_branch = a () => (float[2] p) { p = If (c) <
+                then_branch = b () => (float[2] q) { q = Exp (x) },
+                else_branch = d () => (float[2] r) { r = Abs (x) }> },
+            else_branch = h () => (float[2] u) { u = Tanh (x) }>
+    }"""))  # fmt: skip
+    found = [node.op_type for node in walk.control_flow_nodes(model.graph)]
+    assert found == ["SequenceMap", "If", "If", "Exp", "Abs", "Tanh"]
+    assert [len(graph) for graph in walk.control_flow_graphs(model.graph)] == [2, 1, 1, 1, 1]

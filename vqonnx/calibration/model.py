@@ -15,7 +15,7 @@ from vqonnx.graph.edit import make_node, remove_dead
 from vqonnx.graph.io import load
 from vqonnx.graph.lift import lift
 from vqonnx.graph.names import NameAllocator
-from vqonnx.graph.walk import nested_graphs, values_by_name
+from vqonnx.graph.walk import control_flow_graphs, values_by_name
 
 _CHUNK = 1 << 24
 _MEASURED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)  # what sessions give back as numpy arrays
@@ -130,8 +130,8 @@ def model_digest(model: ir.Model) -> str:
 
 
 def observable_values(model: ir.Model, *, bodies: bool = False) -> dict[str, ir.Value]:
-    """Graph inputs and outputs of the main graph's nodes, by name; with ``bodies`` those of the bodies in it too."""
-    graphs = nested_graphs(model.graph) if bodies else [model.graph]
+    """Graph inputs and outputs of the main graph's nodes, by name; with ``bodies`` also those of If, Loop and Scan."""
+    graphs = control_flow_graphs(model.graph) if bodies else [model.graph]
     return {
         value.name: value
         for graph in graphs

@@ -12,14 +12,14 @@ import onnx_ir as ir
 
 from vqonnx.graph.edit import add_initializer, insert_after, insert_before, make_node, replace_uses
 from vqonnx.graph.names import NameAllocator
-from vqonnx.graph.walk import nested_graphs, subgraphs
+from vqonnx.graph.walk import control_flow_graphs, subgraphs
 
 _TRIP_AND_CONDITION = 2
 
 
 def holders(model: ir.Model) -> dict[ir.Graph, ir.Node]:
-    """The node that holds each body in or below the main graph."""
-    return {body: node for graph in nested_graphs(model.graph) for node in graph for body in subgraphs(node)}
+    """The node that holds each body of If, Loop and Scan in or below the main graph."""
+    return {body: node for graph in control_flow_graphs(model.graph) for node in graph for body in subgraphs(node)}
 
 
 def lift(model: ir.Model, values: Iterable[ir.Value]) -> None:
@@ -31,7 +31,7 @@ def lift(model: ir.Model, values: Iterable[ir.Value]) -> None:
 
     Args:
         model: A model of opset 13 or newer.
-        values: Float values of bodies; those inside functions cannot be reached.
+        values: Float values of bodies; those inside functions, or bodies of other operators, cannot be reached.
     """
     lifting = _Lifting(model)
     for value in values:

@@ -13,6 +13,7 @@ FLOAT_TYPES = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE},
 )
 
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _SCALAR_DTYPES = {"value_float": np.float32, "value_int": np.int64}
 _LIST_DTYPES = {"value_floats": np.float32, "value_ints": np.int64}
 
@@ -35,6 +36,32 @@ def nested_graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
         current = pending.pop()
         yield current
         pending.extend(reversed([body for node in current for body in subgraphs(node)]))
+
+
+def holds_control_flow(node: ir.Node) -> bool:
+    """Whether the node is an If, Loop or Scan: what its bodies compute is ordinary, and may read the graph around it.
+
+    Bodies of other operators (SequenceMap, com.microsoft's BeamSearch) follow rules of their own.
+    """
+    return node.op_type in _CONTROL_FLOW and node.domain in ("", "ai.onnx")
+
+
+def control_flow_graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """``graph`` itself, then the bodies of each If, Loop and Scan inside it, depth first in node order."""
+    yield graph
+    for node in graph:
+        if holds_control_flow(node):
+            for body in subgraphs(node):
+                yield from control_flow_graphs(body)
+
+
+def control_flow_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of these graphs, the bodies' behind the node that holds them."""
+    for node in graph:
+        yield node
+        if holds_control_flow(node):
+            for body in subgraphs(node):
+                yield from control_flow_nodes(body)
 
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:

@@ -9,7 +9,7 @@ from vqonnx.core.plan import Plan, Skip
 from vqonnx.core.target import Form, Kernel, OpSupport, Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.graph.facts import linear_add, operator_key
-from vqonnx.graph.walk import only_reader, subgraphs, values_by_name
+from vqonnx.graph.walk import control_flow_nodes, holds_control_flow, only_reader, subgraphs, values_by_name
 from vqonnx.planning.assign import assign
 from vqonnx.planning.eligible import candidates, has_float_edge
 from vqonnx.planning.kernels import check_kernels
@@ -35,7 +35,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         OptionError: A name or pattern matches nothing, or the target has no kernels for the form or types asked for.
     """
     bodies = _enters_bodies(target, rules)
-    nodes = list(model.graph.all_nodes() if bodies else model.graph)
+    nodes = list(control_flow_nodes(model.graph) if bodies else model.graph)
     _check_overrides(model, rules)
     device = _with_ops(target, rules)
     rejected = {
@@ -52,7 +52,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         partition = Partition(found, everything=rules.everything or device.everything)
     tensors, plans = assign(partition, rules, types_by_node(nodes, rules.layers))
     check_kernels(partition, tensors, plans)
-    left = [*skips, *partition.skips, *([] if bodies else _in_bodies(nodes))]
+    left = [*skips, *partition.skips, *_in_bodies(node for node in nodes if not (bodies and holds_control_flow(node)))]
     order = {node.name: position for position, node in enumerate(nodes)}
     left.sort(key=lambda skip: order.get(skip.node, len(order)))
     plan = Plan(
