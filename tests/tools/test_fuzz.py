@@ -95,6 +95,7 @@ def test_graphs_are_counted_and_told(capsys: pytest.CaptureFixture[str], monkeyp
     assert printed.endswith("0 faults\n")
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_a_fault_and_not_the_end() -> None:
     told: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
