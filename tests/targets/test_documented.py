@@ -8,6 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from models.registry import load
+from vqonnx.api.dynamic import quantize_dynamic
 from vqonnx.api.static import quantize_static
 from vqonnx.core.target import Form
 from vqonnx.errors import DependencyError
@@ -145,3 +146,19 @@ def test_an_absent_provider_is_named_with_the_package_that_brings_it(target: str
         written("opsets/13", target, tmp_path, calibration_providers=[provider])
     assert caught.value.package == provider
     assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "case", ["networks/transformer", "networks/residual_cnn", "networks/recurrent", "weights/tied"]
+)
+def test_directml_is_given_documented_dynamic_operators(case: str, tmp_path: Path) -> None:
+    found = load()[case]
+    every = ["Attention", "Conv", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN"]
+    report = quantize_dynamic(
+        found.build(), tmp_path / "q.onnx", every, target="directml", verify=False, progress=silent
+    )
+    assert report.quantized
+    model = onnx.load(tmp_path / "q.onnx")
+    operators = {node.op_type for node in model.graph.node if "Quantize" in node.op_type or "Integer" in node.op_type}
+    assert operators <= {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"}
+    assert {array.dtype.name for array in constants(model).values()} <= {"float32", "int8", "uint8", "int64", "int32"}
