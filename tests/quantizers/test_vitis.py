@@ -1,13 +1,17 @@
 """AMD's quantizer classes: every type against a simulation in float64, and the methods that users override."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.ops.running import extensions
-from tests.quantizers.flow import ops, sqnr
+from tests.quantizers.flow import constants, ops, sqnr
 from tests.quantizers.vitis_models import FLOATS, SAMPLES, blocks, cast, network, rounding_of, simulate, written
+from vqonnx import VitisQDQQuantizer
+from vqonnx.errors import DependencyError
 from vqonnx.runtime.session import open_session
 
 TENSORS = ("x", "h", "s", "t", "g", "v", "y")
@@ -77,3 +81,49 @@ def test_float_biases_beside_blocks_are_corrected(tmp_path, name, how):
         written(path, activation_type=f"Q{name}", weight_type=f"Q{name}", bias_correction=way, verify=True)
         errors.append(np.abs((open_session(path).run(None, {"x": X})[0] - FLOAT).mean(axis=0)).mean())
     assert errors[1] < errors[0] * (0.7 if name == "mx4" else 1.0)
+
+
+def test_an_operator_in_16_bits_reads_converted_codes(tmp_path):
+    path = tmp_path / "m.onnx"
+    layers = {"op:Gemm": {"activation_type": "QInt16", "weight_type": "QInt16"}}
+    model = written(path, extra_options={"LayerTypes": layers})
+    rounding = rounding_of(model, (*TENSORS, *WEIGHTS, *BIASES, "v_int16"))
+    rounding["v_read"] = rounding.pop("v_int16")
+    assert {name: constants(model)[f"{name}_zero_point"].dtype for name in ("v", "v_int16", "y", "f", "c")} == {
+        "v": np.int8, "v_int16": np.int16, "y": np.int16, "f": np.int16, "c": np.int8,
+    }  # fmt: skip
+    assert_computes(path, rounding)
+
+
+def test_a_node_in_blocks_stands_between_converting_pairs(tmp_path):
+    extensions()
+    path = tmp_path / "m.onnx"
+    layers = {"Conv_2": {"activation_type": "QBFP16", "weight_type": "QBFP16"}}
+    model = written(path, extra_options={"LayerTypes": layers})
+    rounding = rounding_of(model, (*TENSORS, *WEIGHTS, "ab", "fb", "s_int8"))
+    assert not {"s", "c"} & set(rounding)
+    blocked = dict.fromkeys(("s", "c", "h_read"), blocks("bfp16"))
+    assert_computes(path, {**rounding, **blocked, "s_read": rounding.pop("s_int8")})
+
+
+def test_a_single_tensor_has_the_type_that_is_given_for_it(tmp_path):
+    path = tmp_path / "m.onnx"
+    model = written(path, quantized_tensor_type={"t": "QInt16", "c": "QInt4"}, quantizer=VitisQDQQuantizer)
+    found = constants(model)
+    assert found["t_zero_point"].dtype == np.int16
+    assert next(one for one in model.graph.initializer if one.name == "c_quantized").data_type == onnx.TensorProto.INT4
+    assert_computes(path, rounding_of(model, (*TENSORS, "a", "f", *BIASES)) | {"c": int4(found["c_scale"])})
+
+
+def int4(scale):
+    return lambda values, axis: np.clip(np.rint(values / float(scale)), -7, 7) * float(scale)
+
+
+def test_without_the_extensions_models_are_written_unseen_or_the_way_out_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime_extensions", None)
+    types = {"activation_type": "QMX9", "weight_type": "QMX9"}
+    assert "BFPQuantizeDequantize" in ops(written(tmp_path / "m.onnx", **types))
+    with pytest.raises(DependencyError, match=r"pip install vqonnx\[vitis\].*verify='checker'") as caught:
+        written(tmp_path / "n.onnx", verify=True, **types)
+    assert caught.value.package == "onnxruntime-extensions"
+    assert not (tmp_path / "n.onnx").exists()

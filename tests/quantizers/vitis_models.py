@@ -55,7 +55,7 @@ def network() -> onnx.ModelProto:
 
 
 def simulate(x: np.ndarray, rounding: Mapping[str, Rounding]) -> np.ndarray:
-    """The network in float64; ``rounding`` of each tensor by name, ``v8`` being ``v`` before a conversion."""
+    """The network in float64; ``rounding`` of each tensor by name, ``v_read`` being ``v`` as its reader converts it."""
 
     def r(name: str, values: np.ndarray, axis: int = 1) -> np.ndarray:
         return rounding[name](values, axis) if name in rounding else values
@@ -65,8 +65,8 @@ def simulate(x: np.ndarray, rounding: Mapping[str, Rounding]) -> np.ndarray:
         return np.einsum("nchw,oc->nohw", values, weight[:, :, 0, 0]) + bias[:, None, None]
 
     h = r("h", np.maximum(conv(r("x", x.astype(F64)), "a"), 0))
-    t = r("t", r("s", conv(h, "c")) + h)
-    v = r("v", r("g", t.mean(axis=(2, 3))))
+    t = r("t", r("s_read", r("s", conv(r("h_read", h), "c"))) + h)
+    v = r("v_read", r("v", r("g", t.mean(axis=(2, 3)))))
     return r("y", v @ r("f", WEIGHTS["f"].astype(F64), 0) + r("fb", WEIGHTS["fb"].astype(F64), 0))
 
 
