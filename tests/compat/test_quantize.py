@@ -185,6 +185,44 @@ def test_a_relu_that_others_read_past_keeps_its_zeros(tmp_path: Path) -> None:
         np.testing.assert_allclose(given, feed["x"] + np.maximum(feed["x"], 0), atol=0.1)
 
 
+def test_symmetric_codes_leave_clips_to_float(tmp_path: Path) -> None:
+    found = quantized(tmp_path, quant_format=QuantFormat.QOperator, extra_options={"ActivationSymmetric": True})
+    assert nodes(found) == {"QuantizeLinear": 2, "QLinearConv": 2, "Relu": 1, "MaxPool": 1, "DequantizeLinear": 2}
+
+
+def test_a_clip_whose_bounds_lie_half_way_between_codes_goes(tmp_path: Path) -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[3] x) => (float[3] y)
+        <float[3] w = {1, 2, 3}, float low = {-1}, float high = {1}> {a = Add (x, w) y = Clip (a, low, high)}
+    """
+    feeds = [{"x": np.array([-9, -2.5, 9], np.float32)}]
+    compat.quantize_static(model(text), tmp_path / "q.onnx", feeds, activation_type=QuantType.QUInt8)
+    assert nodes(onnx.load(tmp_path / "q.onnx")) == {"QuantizeLinear": 2, "DequantizeLinear": 3, "Add": 1}
+    given = open_session(tmp_path / "q.onnx").run(None, feeds[0])[0]
+    np.testing.assert_allclose(given, [-1, -0.5, 1], atol=0.04)
+
+
+def test_embeddings_become_one_integer_operator(tmp_path: Path) -> None:
+    made = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13, "com.microsoft" : 1]>
+        g (int32[1,3] x, int32[1,3] s) => (float[1,3,4] y, int32[1] m) {
+            y, m = com.microsoft.EmbedLayerNormalization (x, s, word, position, segment, gamma, beta)
+        }
+    """)
+    random = np.random.default_rng(0)
+    shapes = {"word": (5, 4), "position": (4, 4), "segment": (2, 4), "gamma": (4,), "beta": (4,)}
+    for name, shape in shapes.items():
+        made.graph.initializer.append(numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    feed = {"x": np.array([[1, 4, 2]], np.int32), "s": np.array([[0, 1, 1]], np.int32)}
+    form = {"quant_format": QuantFormat.QOperator, "activation_type": QuantType.QUInt8}
+    compat.quantize_static(made, tmp_path / "q.onnx", [feed], **form)
+    assert nodes(onnx.load(tmp_path / "q.onnx")) == {"QEmbedLayerNormalization": 1}
+    onnx.save(made, tmp_path / "f.onnx")
+    expected, given = (open_session(tmp_path / name).run(None, feed)[0] for name in ("f.onnx", "q.onnx"))
+    np.testing.assert_allclose(given, expected, atol=0.05)
+
+
 def test_factors_of_a_gemm_are_folded(tmp_path: Path) -> None:
     """The peer multiplies the bias's scale by beta and drops beta: -4.8 dB."""
     text = PRODUCTS.replace("Gemm (s", "Gemm <alpha = 0.5, beta = 0.25> (s")

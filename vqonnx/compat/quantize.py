@@ -49,6 +49,15 @@ __all__ = [
 _TARGET = "onnxruntime"
 _WITHOUT_EFFECT = frozenset({"EmbedLayerNormalization", "Transpose"})
 """Listed by the peer for dynamic quantization, where nothing gives them integers."""
+_NO_EFFECT = {
+    "ActivationSymmetric": "DynamicQuantizeLinear (ONNX 11) gives asymmetric uint8",
+    "ActivationRestrictedAsymmetric": "DynamicQuantizeLinear (ONNX 11) chooses the zero point",
+    "DefaultTensorType": "no activation is measured",
+    "MatMulConstBOnly": "a product of two activations gains no time in integers, and stays float",
+    "extra.Sigmoid.nnapi": "no Sigmoid is quantized",
+}
+"""Options of dynamic quantization, and why they have none."""
+_NO_EFFECT_AT = {**dict.fromkeys(_NO_EFFECT, False), "DefaultTensorType": None, "MatMulConstBOnly": True}
 _SIXTEEN_BITS = (QuantType.QInt16, QuantType.QUInt16)
 
 
@@ -160,9 +169,18 @@ def quantize_dynamic(
         nodes_to_quantize=nodes_to_quantize or None,
         nodes_to_exclude=nodes_to_exclude or None,
         use_external_data_format=use_external_data_format or None,
-        extra_options={"EnableSubgraph": False, **(extra_options or {})},
+        extra_options={"EnableSubgraph": False, **_with_effect(extra_options or {})},
         verify=False,
     )
+
+
+def _with_effect(options: Mapping[str, object]) -> dict[str, object]:
+    """The options without those that the peer takes for dynamic quantization and that change nothing there or here."""
+    for key, reason in _NO_EFFECT.items():
+        value = options.get(key, _NO_EFFECT_AT[key])
+        if value != _NO_EFFECT_AT[key]:
+            logging.getLogger("vqonnx").warning("extra_options: %r=%r changes nothing: %s.", key, value, reason)
+    return {key: value for key, value in options.items() if key not in _NO_EFFECT}
 
 
 def quantize(

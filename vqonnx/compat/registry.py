@@ -17,7 +17,9 @@ QDQRegistry = _plain(ONNXRUNTIME.ops)
 """By operator, in QDQ form; other operators get a pair around each input and output where a user names them."""
 QLinearOpsRegistry = _plain(_QOPERATOR)
 """In QOperator form."""
-IntegerOpsRegistry = MappingProxyType({name: _QOPERATOR.get(name, OpSupport()) for name in DYNAMIC_OPERATORS})
+IntegerOpsRegistry = MappingProxyType({name: QLinearOpsRegistry.get(name, OpSupport()) for name in DYNAMIC_OPERATORS})
 """For dynamic quantization."""
-CommonOpsRegistry = MappingProxyType({name: QLinearOpsRegistry[name] for name in ("Gather", "Transpose")})
+CommonOpsRegistry = MappingProxyType(
+    {name: QLinearOpsRegistry[name] for name in ("EmbedLayerNormalization", "Gather", "Transpose")}
+)
 """In both."""

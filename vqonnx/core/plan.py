@@ -98,6 +98,7 @@ class Plan:
             types below opset 21.
         custom_ops: Whether Vitis AI's custom QuantizeLinear and DequantizeLinear are written instead.
         keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
+        half_step_clips: Whether one goes where a range repeats it to half a step.
         weight_pairs: Whether constants stay float, with a QuantizeLinear before their DequantizeLinear (QDQ form).
         own_pairs: Whether each reader of an activation has a pair of its own (QDQ form).
         typed_fields: Whether scales and zero points lie in the typed fields of their messages, as the programs of some
@@ -110,6 +111,7 @@ class Plan:
     skips: tuple[Skip, ...] = ()
     form: Form = Form.QDQ
     keep_clips: bool = False
+    half_step_clips: bool = False
     contrib: bool = False
     custom_ops: bool = False
     weight_pairs: bool = False

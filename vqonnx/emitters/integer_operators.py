@@ -19,6 +19,8 @@ from vqonnx.graph.walk import constant
 from vqonnx.kernels.affine import quantize
 
 _CONTRIB = "com.microsoft::"
+_EMBEDDED = range(2, 7)
+"""Inputs of EmbedLayerNormalization: tables of words, positions and segments, gamma, beta."""
 _SOFTMAX_OPSET = 13
 """The form of Softmax whose axis is the one that is normalized; prepared models have no other."""
 
@@ -135,6 +137,15 @@ def _attention(x: Operands) -> Operator:
     return Operator(f"{_CONTRIB}QAttention", inputs, attributes, gives_float=True)
 
 
+def _embed_layer_norm(x: Operands) -> Operator:
+    """Tables, gamma and beta; all scales behind the mask, then all zero points."""
+    triples = [x.triple(index) if x.keys[index] is not None else (None, None, None) for index in _EMBEDDED]
+    codes, scales, zeros = zip(*triples, strict=True)
+    mask = (*x.plain(7, 8), None)[0]
+    inputs = (*x.plain(0, 2), *codes, mask, *scales, *zeros)
+    return Operator(f"{_CONTRIB}QEmbedLayerNormalization", inputs, x.attributes("mask_index_type"), gives_float=True)
+
+
 def _elementwise(op: str, x: Operands) -> Operator:
     """Triples of all inputs, then scale and zero point of the result."""
     triples = [value for index in range(len(x.keys)) for value in x.triple(index)]
@@ -178,6 +189,7 @@ RULES: Mapping[str, Rule] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     f"{_CONTRIB}Attention": _attention,
+    f"{_CONTRIB}EmbedLayerNormalization": _embed_layer_norm,
     "Concat": _concat,
     "Softmax": _softmax,
     "Where": _where,

@@ -27,6 +27,10 @@ KEY = "vqonnx.key"
 """Metadata entry (not serialized) of dequantized activations and of the codes of constants: the key in the plan."""
 
 
+_HALF = 0.5 + 1e-4
+"""A step, with the rounding of the scale."""
+
+
 def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
     """Rewrite a private model into QDQ form, in place.
 
@@ -57,7 +61,7 @@ class _QdqEmitter:
     def __init__(self, model: ir.Model, plan: Plan, solutions: Solutions) -> None:
         self._model = model
         self._solutions = solutions
-        self._keep_clips = plan.keep_clips
+        self._plan = plan
         self._weight_pairs, self._own_pairs = plan.weight_pairs, plan.own_pairs
         self._names = NameAllocator.of(model)
         self._affine = AffineNodes(model, plan, solutions, self._names)
@@ -81,7 +85,7 @@ class _QdqEmitter:
         name = output.name or ""  # a graph output hands its name on
         bounds = clip_bounds(node) if node.op_type in ("Relu", "Clip") else None
         assert source is not None
-        if bounds is not None and not self._keep_clips and clips_exactly(self._solutions.params(key), *bounds):
+        if bounds is not None and clips(self._plan, self._solutions.params(key), *bounds):
             replace_uses(output, source, self._names, keep=(node,))
             self._values[name] = source
         elif plan.kernel is Kernel.CLIPS:
@@ -168,6 +172,13 @@ class _QdqEmitter:
             self._nodes[name].replace_input_with(index, value)
 
 
+def clips(plan: Plan, params: QuantParams, low: float, high: float) -> bool:
+    """Whether a Relu or Clip to [low, high] may go: the parameters clip exactly, or to half a step if so planned."""
+    if plan.keep_clips:
+        return False
+    return clips_exactly(params, low, high) or (plan.half_step_clips and _clips_to_half_a_step(params, low, high))
+
+
 def clips_exactly(params: QuantParams, low: float, high: float) -> bool:
     """Whether quantizing with these parameters alone gives the codes of clipping to [low, high] first.
 
@@ -180,6 +191,18 @@ def clips_exactly(params: QuantParams, low: float, high: float) -> bool:
     whole = replace(params, spec=replace(params.spec, symmetric=False, reduce_range=False))
     codes = quantize(np.array([low, high], np.float32), whole).astype(np.int64)
     return bool(codes[0] == qtype.qmin and codes[1] == qtype.qmax)
+
+
+def _clips_to_half_a_step(params: QuantParams, low: float, high: float) -> bool:
+    """Whether the bounds are no farther from the ends of the type than rounding moves a value.
+
+    [-1, 1] in uint8 ends half a step beyond one bound or the other, so that it never clips exactly.
+    """
+    qtype = params.spec.qtype
+    if qtype.kind is not Kind.INTEGER:
+        return False
+    scale, zero = float(params.scale), int(params.zero_point)
+    return low / scale + zero <= qtype.qmin + _HALF and high / scale + zero >= qtype.qmax - _HALF
 
 
 def _planned_uses(plan: Plan) -> dict[str, Uses]:

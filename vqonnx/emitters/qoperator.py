@@ -11,11 +11,11 @@ from vqonnx.core.solution import Solutions
 from vqonnx.core.target import Kernel
 from vqonnx.emitters.codes import Codes
 from vqonnx.emitters.integer_operators import Operands, Operator, integer_operator
-from vqonnx.emitters.qdq import clips_exactly
+from vqonnx.emitters.qdq import clips
 from vqonnx.graph.edit import insert_after_value, insert_before, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds, linear_add
 from vqonnx.graph.names import NameAllocator
-from vqonnx.graph.walk import constant, nodes_by_name
+from vqonnx.graph.walk import constant, is_float, nodes_by_name
 from vqonnx.kernels.affine import dequantize, quantize
 
 _FLOAT = ir.TensorType(ir.DataType.FLOAT)
@@ -106,7 +106,7 @@ class _QOperatorEmitter:
 
     def _define_float(self, new: ir.Value, old: ir.Value, key: str | None, operator: Operator) -> None:
         """Float readers read it as it is, integer ones its codes."""
-        new.type = _FLOAT if operator.gives_float else old.type
+        new.type = _FLOAT if operator.gives_float and is_float(old) else old.type
         self._instead[old] = new
         if key is not None:
             self._codes.take_from(key, new)
@@ -123,7 +123,7 @@ class _QOperatorEmitter:
         assert key is not None
         assert bounds is not None
         params = self._codes.solutions.params(key)
-        if clips_exactly(params, *bounds) and not self._plan.keep_clips:
+        if clips(self._plan, params, *bounds):
             return
         whole = replace(params, spec=replace(params.spec, symmetric=False, reduce_range=False))
         ends = [

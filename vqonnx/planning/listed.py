@@ -70,12 +70,19 @@ class ListedPartition(Partition):
         candidates: In graph order.
         everything: Quantize those too.
         float_outputs: Operators whose outputs are not quantized.
+        float_clips: Leave clips float that integer operators would clip codes for.
     """
 
     def __init__(
-        self, candidates: Iterable[Candidate], *, everything: bool = False, float_outputs: Iterable[str] = ()
+        self,
+        candidates: Iterable[Candidate],
+        *,
+        everything: bool = False,
+        float_outputs: Iterable[str] = (),
+        float_clips: bool = False,
     ) -> None:
         self._quantized: set[ir.Value] = set()
+        self._float_clips = float_clips
         self._float_outputs = frozenset(float_outputs)
         super().__init__(candidates, everything=everything)
 
@@ -90,7 +97,7 @@ class ListedPartition(Partition):
 
     def _is_in_place(self, candidate: Candidate) -> bool:
         is_clip = candidate.support.kernel is Kernel.CLIPS
-        if is_clip and candidate.support.types and not self.follows(candidate):
+        if is_clip and candidate.support.types and (self._float_clips or not self.follows(candidate)):
             return False  # there is no integer operator for a clip that stands alone
         if not candidate.support.follows or (self._everything and not is_clip):
             return True

@@ -46,7 +46,12 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     }
     if device.as_given:
         found, skips = listed_candidates(nodes, device, rejected, rules.selection.op_types)
-        partition: Partition = ListedPartition(found, everything=rules.everything, float_outputs=rules.float_outputs)
+        partition: Partition = ListedPartition(
+            found,
+            everything=rules.everything,
+            float_outputs=rules.float_outputs,
+            float_clips=rules.activation.symmetric,
+        )
     else:
         found, skips = candidates(nodes, device, rejected)
         partition = Partition(found, everything=rules.everything or device.everything)
@@ -67,6 +72,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         weight_pairs=rules.weight_pairs,
         own_pairs=rules.own_pairs,
         typed_fields=target.as_given,
+        half_step_clips=target.as_given,
     )
     own_bias = rules.own_bias if rules.form is Form.QDQ else None
     return with_wide_biases(plan) if own_bias is None else with_own_bias_scales(plan, own_bias)

@@ -11,6 +11,7 @@ from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Form, Kernel, OpSupport, Target
 from vqonnx.targets.cpu import CPU_X86_VNNI
 
+_EMBED = "com.microsoft::EmbedLayerNormalization"
 _PAIRS = OpSupport()
 """A pair around each float input and output."""
 _MOVES = OpSupport(kernel=Kernel.MOVES, activations=(0,), follows=True)
@@ -26,7 +27,7 @@ _QDQ = {
     **dict.fromkeys(
         (
             "Add", "ArgMax", "Concat", "CumSum", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid",
-            "com.microsoft::EmbedLayerNormalization",
+            _EMBED,
         ),
         _PAIRS,
     ),
@@ -62,6 +63,9 @@ _FOLLOWING = (
 )  # fmt: skip
 
 
+_TABLES = OpSupport(activations=(2, 3, 4, 5, 6), float_output=True, types={"uint8": (), "int8": ()}, absent=(8,))
+
+
 def _integer(name: str) -> OpSupport:
     support = replace(_INTEGER[name], heavy_from=None, float_output=False, on_request=False, follows=name in _FOLLOWING)
     if name not in ("Conv", "Gemm", "MatMul"):
@@ -79,7 +83,7 @@ ONNXRUNTIME = Target(
     as_given=True,
     ops=_QDQ,
     others=_PAIRS,
-    other_ops={Form.QOPERATOR: {name: _integer(name) for name in _LISTED}},
+    other_ops={Form.QOPERATOR: {**{name: _integer(name) for name in _LISTED}, _EMBED: _TABLES}},
     sources=("ONNX Runtime 1.31, its quantizer run on graphs of each operator; docs, Quantize ONNX models",),
 )
 
