@@ -2,8 +2,10 @@
 
 from vqonnx.compat.calibrate.base import CalibraterBase
 from vqonnx.compat.calibrate.cache import (
+    CacheOrigin,
     CalibrationCacheEncoder,
     MissingCacheError,
+    load_origin,
     load_tensors_data,
     save_tensors_data,
 )
@@ -21,6 +23,7 @@ from vqonnx.compat.calibrate.reader import CalibrationDataReader
 from vqonnx.quantizers.types import CalibrationMethod
 
 __all__ = [
+    "CacheOrigin",
     "CalibraterBase",
     "CalibrationCacheEncoder",
     "CalibrationDataReader",
@@ -35,6 +38,7 @@ __all__ = [
     "TensorData",
     "TensorsData",
     "create_calibrator",
+    "load_origin",
     "load_tensors_data",
     "save_tensors_data",
 ]

@@ -1,6 +1,9 @@
 """Calibrated ranges in a JSON file that onnxruntime's quantizer reads and writes too."""
 
+import contextlib
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,13 +33,30 @@ class CalibrationCacheEncoder(json.JSONEncoder):
         return o.item() if isinstance(o, np.generic) else super().default(o)
 
 
-def save_tensors_data(tensors_data: TensorsData, path: str | PathLike[str], *, smooth_quant: bool = False) -> None:
+@dataclass(frozen=True, slots=True)
+class CacheOrigin:
+    """What ranges in a cache were made of.
+
+    Attributes:
+        smooth_quant: Whether the model went through SmoothQuant first; files that do not say so come from one that
+            did not.
+        model: Digest of the model (``calibration.model.model_digest``); None in files of onnxruntime.
+    """
+
+    smooth_quant: bool = False
+    model: str | None = None
+
+
+def save_tensors_data(
+    tensors_data: TensorsData, path: str | PathLike[str], *, smooth_quant: bool = False, model: str | None = None
+) -> None:
     """Write ranges to a JSON file in one step; its folder is made.
 
     Args:
         tensors_data: What to write.
         path: The file.
-        smooth_quant: Whether the ranges are those of a model after SmoothQuant; readers compare it.
+        smooth_quant: See ``CacheOrigin``.
+        model: See there; onnxruntime reads over it.
 
     Raises:
         OutputError: The path cannot be written.
@@ -44,7 +64,8 @@ def save_tensors_data(tensors_data: TensorsData, path: str | PathLike[str], *, s
     target = Path(path)
     with atomic.as_output_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**tensors_data.to_dict(), "smooth_quant": smooth_quant}, cls=CalibrationCacheEncoder)
+    origin = {"smooth_quant": smooth_quant} | ({} if model is None else {"model": model})
+    text = json.dumps({**tensors_data.to_dict(), **origin}, cls=CalibrationCacheEncoder)
     write_file(target, text.encode())
 
 
@@ -56,7 +77,29 @@ def load_tensors_data(path: str | PathLike[str]) -> TensorsData:
         OptionError: The path is a folder.
         CacheError: The file is cut off, or is something else.
     """
-    file = Path(path)
+    with _damaged(Path(path)):
+        return TensorsData.from_dict(_read(Path(path)))
+
+
+def load_origin(path: str | PathLike[str]) -> CacheOrigin:
+    """What the ranges in a cache were made of.
+
+    Raises:
+        VqonnxError: As ``load_tensors_data``.
+    """
+    with _damaged(Path(path)):
+        content = _read(Path(path))
+        return CacheOrigin(bool(content.get("smooth_quant", False)), content.get("model"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return content
+
+
+@contextlib.contextmanager
+def _damaged(file: Path) -> Iterator[None]:
+    """Turn what reading a file may raise into errors that name it."""
     if not file.exists():
         raise MissingCacheError(
             f"there is no calibration cache at {str(file)!r}; calibrate first (save_tensors_data writes it)",
@@ -65,7 +108,7 @@ def load_tensors_data(path: str | PathLike[str]) -> TensorsData:
     if not file.is_file():
         raise OptionError(f"calibration cache {str(file)!r} is not a file; give the path of one", option="path")
     try:
-        return TensorsData.from_dict(json.loads(file.read_text("utf-8")))
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise CacheError(
             f"calibration cache {str(file)!r} is damaged or no cache ({type(error).__name__}: {error}); delete it and "
