@@ -44,7 +44,7 @@ def test_bodies_run_in_integers_and_near_float(name: str, form: str, everything:
     assert model.SerializeToString() == before
     assert not [kernel for kernel in report.verification.kernels if kernel.outcome is Outcome.FLOAT and not everything]
     assert any("/" in kernel.node and kernel.outcome is Outcome.INTEGER for kernel in report.verification.kernels)
-    for feed in feeds[:4]:
+    for feed in feeds[:2]:
         wanted, plain, fast = run(model, feed), run(result, feed), run(result, feed, optimize=True)
         for output in wanted:
             assert sqnr(wanted[output], plain[output]) > 25
@@ -96,7 +96,7 @@ def without_range(flag: bool, tmp_path: Path, **options: Any) -> Mapping[str, st
     return {skip.node: skip.reason for skip in report.skips}
 
 
-@pytest.mark.parametrize("method", ["MinMax", "Percentile", "Entropy", "MSE", "Mean", None])
+@pytest.mark.parametrize("method", ["MinMax", "Entropy", None])
 def test_a_branch_that_no_sample_took_stays_float(method: str | None, tmp_path: Path) -> None:
     reasons = without_range(True, tmp_path, calibrate_method=method)
     assert reasons["If_2/else_branch/MatMul_0"].startswith("no calibration sample ran the body that has 'm'")
