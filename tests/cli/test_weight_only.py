@@ -129,6 +129,7 @@ def test_quantized_weights_are_packed_anew_on_request(tmp_path):
     assert kept.exit_code == 0
     assert "quantized already" in kept.output
     assert (tmp_path / "q.onnx").read_bytes() == path.read_bytes()
+    assert run(path, tmp_path / "q.onnx", "--already-quantized", "refuse").exit_code == 2
     assert run(path, tmp_path / "q.onnx", "--requantize", "-q").exit_code == 0
     assert (tmp_path / "q.onnx").read_bytes() != path.read_bytes()
 

@@ -87,7 +87,7 @@ FELL = tuple(NodeKernel(f"n{i}", "Conv", Outcome.FLOAT, "Conv", f"reason {i % 5}
 @pytest.mark.parametrize(
     ("report", "warning"),
     [
-        (replace(GOOD, quantized={}), "nothing was quantized, the result is the float model"),
+        (replace(GOOD, quantized={}), "nothing was quantized, the result computes what the model did"),
         (seen(outputs=figures(sqnr_db=4.25)), "output 'logits' has an SQNR of 4.2 dB, below 10 dB"),
         (seen(outputs=figures(sqnr_db=-math.inf)), "'logits' holds noise where the float model has nothing but zeros"),
         (seen(outputs=figures(sqnr_db=-math.inf, broken=3)), "'logits': 3 finite elements became NaN or infinite"),

@@ -39,6 +39,7 @@ def dynamic(
             help="Samples, as for [bold]quantize[/bold], on which the result is compared with the float model.",
         ),
     ] = None,
+    already_quantized: options.AlreadyQuantized = options.QuantizedParts.KEEP,
     provider: options.Providers = None,
     json: options.JsonFile = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
@@ -68,6 +69,7 @@ def dynamic(
         nodes_to_exclude=exclude,
         target=target,
         calibration=samples,
+        already_quantized=already_quantized.value,
         providers=providers_of(provider),
         progress=silent if quiet else None,
     )

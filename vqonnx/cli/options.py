@@ -67,6 +67,22 @@ FormatOption = Annotated[
         "(QLinearConv ...).",
     ),
 ]
+
+
+class QuantizedParts(StrEnum):
+    """What becomes of a model that has quantized parts."""
+
+    KEEP = "keep"
+    REFUSE = "refuse"
+
+
+AlreadyQuantized = Annotated[
+    QuantizedParts,
+    typer.Option(
+        "--already-quantized",
+        help="A model that has quantized parts: keep them and quantize the rest, or refuse it.",
+    ),
+]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The float model, an .onnx file.")]
 Target = Annotated[
     str,

@@ -140,6 +140,7 @@ def weight_only(
             "checker: write what no provider here can run."
         ),
     ] = Verify.FULL,
+    already_quantized: options.AlreadyQuantized = options.QuantizedParts.KEEP,
     provider: options.Providers = None,
     json: options.JsonFile = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
@@ -176,6 +177,7 @@ def weight_only(
         algorithm_options=key_values(option),
         requantize=requantize,
         verify=verify.argument,
+        already_quantized=already_quantized.value,
         providers=providers_of(provider),
         progress=silent if quiet else None,
     )

@@ -27,7 +27,7 @@ from vqonnx.version import __version__
 AlreadyQuantized = Literal["keep", "refuse"]
 """What becomes of a model that has quantized parts."""
 
-NOTE = "the model was quantized already and nothing was left to do, so the result is the model as it came"
+NOTE = "the model was quantized already, and nothing was left to do"
 
 
 @dataclass(frozen=True, slots=True)

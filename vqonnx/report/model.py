@@ -10,7 +10,9 @@ from vqonnx.report.figures import Level, Verification
 from vqonnx.report.warnings import find_warnings
 from vqonnx.report.weights import WeightFigures
 
-_NOTHING_QUANTIZED = "nothing was quantized, the result is the float model; `vqonnx plan MODEL` says why for each node"
+_NOTHING_QUANTIZED = (
+    "nothing was quantized, the result computes what the model did; `vqonnx plan MODEL` says why for each node"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
