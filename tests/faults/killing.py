@@ -1,6 +1,7 @@
 """Runs of a quantizer that are killed at random moments; a process of its own, which forks one for each run."""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -19,6 +20,15 @@ from models.large import large
 from tests.faults.flow import packed, static
 
 _SEED = 0
+_HEAVY = (
+    "numba",
+    "onnxruntime",
+    "sympy",
+    "vqonnx.flows.static",
+    "vqonnx.flows.weight_only",
+    "vqonnx.stages.solve_layers",
+)
+"""Imported before the first fork, so that runs spend their time on what may be torn."""
 
 
 def killed_runs(flow: str, folder: Path, moments: int) -> dict[str, Any]:
@@ -30,6 +40,8 @@ def killed_runs(flow: str, folder: Path, moments: int) -> dict[str, Any]:
         How many runs were ``killed``, of which ``old`` and ``new`` found their output; ``faults``: what else it held,
         or what the next run made of it.
     """
+    for module in _HEAVY:
+        importlib.import_module(module)
     model, run = _job(flow, folder)
     old, new, out = folder / "old", folder / "new", folder / "out"
     for made, options in ((old, {"per_channel": False} if flow == "static" else {"bits": 8}), (new, {})):
@@ -61,10 +73,10 @@ def killed_runs(flow: str, folder: Path, moments: int) -> dict[str, Any]:
 
 def _job(flow: str, folder: Path) -> tuple[Path, Callable[..., Any]]:
     (folder / "float").mkdir()
-    model = large(folder / "float", 1 << 21, width=64, hidden=128, vocabulary=1000)
+    model = large(folder / "float", 1 << 19, width=32, hidden=64, vocabulary=500)
     if flow == "weights":
         return model, partial(packed, algorithm="clip_search", use_external_data_format=True)
-    feeds = [{"ids": np.random.default_rng(i).integers(0, 1000, 16)} for i in range(8)]
+    feeds = [{"ids": np.random.default_rng(i).integers(0, 500, 16)} for i in range(8)]
 
     def run(model: Path, path: Path, **options: Any) -> None:
         cache = path.with_suffix(".cache")
