@@ -101,6 +101,7 @@ def test_a_branch_that_no_sample_took_stays_float(method: str | None, tmp_path: 
     reasons = without_range(True, tmp_path, calibrate_method=method)
     assert reasons["If_2/else_branch/MatMul_0"].startswith("no calibration sample ran the body that has 'm'")
     assert "If_2/then_branch/MatMul_0" not in reasons
+    assert reasons["If_2"] == "its bodies are planned node by node"
 
 
 def test_a_product_with_a_free_float_output_needs_no_range_of_it(tmp_path: Path) -> None:

@@ -38,7 +38,11 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     nodes = list(control_flow_nodes(model.graph) if bodies else model.graph)
     _check_overrides(model, rules)
     device = _with_ops(target, rules)
+    entered = {
+        node.name or "": "its bodies are planned node by node" for node in nodes if bodies and holds_control_flow(node)
+    }
     rejected = {
+        **entered,
         **_not_requested(nodes, device, rules),
         **quantized_already(nodes, device.ops),
         **rejections(nodes, rules.selection, known),
@@ -57,7 +61,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         partition = Partition(found, everything=rules.everything or device.everything)
     tensors, plans = assign(partition, rules, types_by_node(nodes, rules.layers))
     check_kernels(partition, tensors, plans)
-    left = [*skips, *partition.skips, *_in_bodies(node for node in nodes if not (bodies and holds_control_flow(node)))]
+    left = [*skips, *partition.skips, *_in_bodies(node for node in nodes if node.name not in entered)]
     order = {node.name: position for position, node in enumerate(nodes)}
     left.sort(key=lambda skip: order.get(skip.node, len(order)))
     plan = Plan(
