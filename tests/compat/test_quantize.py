@@ -346,6 +346,7 @@ def test_nnapi_wants_sigmoids_in_steps_of_a_256th(tmp_path: Path) -> None:
 def test_the_smallest_range_holds_for_all_tensors(tmp_path: Path) -> None:
     found = with_option(tmp_path, PRODUCTS, MinimumRealRange=1000.0)
     assert array(found, "x_scale") == pytest.approx(1000 / 255, rel=1e-2)
+    assert array(found, "w_scale") == pytest.approx(1000 / 127, rel=1e-2)
 
 
 def test_strides_read_what_the_reader_gives_in_parts(tmp_path: Path) -> None:

@@ -21,12 +21,11 @@ from vqonnx.graph.io import load
 from vqonnx.graph.proto import to_proto
 from vqonnx.kernels.affine import quantize
 from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
-from vqonnx.kernels.constants import constant_params
 from vqonnx.kernels.scale_grid import on_grid
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.planned import PlannedModel
-from vqonnx.quantizers.ranges import activation_params, not_finite, planned_params
+from vqonnx.quantizers.ranges import activation_params, measured_params, not_finite, planned_params
 from vqonnx.quantizers.refinement import refined_plan
 from vqonnx.quantizers.types import QuantType
 from vqonnx.stages.emit import emit
@@ -263,9 +262,11 @@ class BaseQuantizer(PlannedModel):
         """
         if not spec.has_scale:
             return QuantParams(np.ones((), np.float32), np.zeros((), spec.qtype.dtype), spec)
-        method, options = method or self.options.weight_method, self.options.ranges.options
+        method = method or self.options.weight_method
         try:
-            measured = constant_params(self.float_array(name), spec, method, options, self.scale_dtype(name))
+            measured = measured_params(
+                self.float_array(name), spec, method, self.options.ranges, self.scale_dtype(name)
+            )
         except QuantRangeError as error:
             raise not_finite(name, str(error)) from error
         return self._given_or(name, measured)

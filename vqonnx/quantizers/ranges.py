@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from vqonnx.calibration.statistics import Statistic
 from vqonnx.core.params import QuantParams
@@ -11,9 +12,11 @@ from vqonnx.core.plan import Plan, TensorPlan
 from vqonnx.core.qtype import Kind
 from vqonnx.core.spec import QuantSpec, RangeMethod
 from vqonnx.errors import OptionError, QuantRangeError, SampleError
-from vqonnx.kernels.affine import affine_params
+from vqonnx.kernels.affine import affine_params, block_ranges
+from vqonnx.kernels.constants import constant_params
 from vqonnx.kernels.ranges import RangeOptions
 
+Array = npt.NDArray[np.generic]
 Range = tuple[float, float]
 
 
@@ -75,6 +78,20 @@ def planned_params(tensor: TensorPlan, measured: Range, dtype: np.dtype[np.gener
         return affine_params(low, high, tensor.spec, dtype)
     except QuantRangeError as error:
         raise QuantRangeError(f"tensor {tensor.tensor!r}: {error}", tensor=tensor.tensor) from error
+
+
+def measured_params(
+    values: Array, spec: QuantSpec, method: RangeMethod, rules: RangeRules, dtype: np.dtype[np.generic]
+) -> QuantParams:
+    """Scale and zero point of a constant by its own range, no smaller than the rules allow.
+
+    Raises:
+        QuantRangeError: It holds NaN or infinite values.
+    """
+    if rules.least_range == 0 or method is not RangeMethod.MIN_MAX:
+        return constant_params(values, spec, method, rules.options, dtype)
+    low, high = block_ranges(values, spec)
+    return affine_params(low, np.maximum(high, np.minimum(low, 0) + rules.least_range), spec, dtype)
 
 
 def _has_range(tensor: TensorPlan) -> bool:
