@@ -132,12 +132,31 @@ def _quantizer(seed: int, form: str) -> Callable[..., Report]:
         "per_channel": chance(0.7),
         "bias_correction": "auto" if chance(0.1) else "off",
         "calibrate_method": None if chance(0.3) else "MinMax",
-        "extra_options": {"ForceQuantizeNoInputCheck": True} if chance(0.5) else None,
         "activation_type": "QInt8" if form == "QDQ" and chance(0.3) else "QUInt8",
+        "extra_options": _extra_options(form, chance),
     }
     return lambda model, path, feeds, guard, verify=False: quantize_static(
         model, path, feeds, guard=guard, verify=verify, **options, **_QUIET
     )
+
+
+def _extra_options(form: str, chance: Callable[[float], bool]) -> dict[str, Any]:
+    """Often none, sometimes several."""
+    chosen: dict[str, Any] = {"ForceQuantizeNoInputCheck": True} if chance(0.5) else {}
+    if chance(0.5):
+        return chosen
+    everywhere = {
+        "ActivationSymmetric": True,
+        "CalibTensorRangeSymmetric": True,
+        "EnableSubgraph": False,
+        "MatMulConstBOnly": True,
+        "MinimumRealRange": 0.01,
+        "QuantizeBias": False,
+    }
+    pairs = {"AddQDQPairToWeight": True, "DedicatedQDQPair": True, "QDQKeepRemovableActivations": True}
+    return chosen | {
+        key: value for key, value in (everywhere | (pairs if form == "QDQ" else {})).items() if chance(0.2)
+    }
 
 
 def _weight_options(chance: Callable[[float], bool]) -> dict[str, Any]:
