@@ -57,7 +57,7 @@ def killed_runs(flow: str, folder: Path, moments: int) -> dict[str, Any]:
         shutil.copytree(old, out)
         run_out = partial(run, model, out / "m.onnx")
         pid = _forked(run_out)
-        moment = float(rng.uniform(0, seconds))
+        moment = float(rng.uniform(0, 1.2 * seconds))
         time.sleep(moment)
         os.kill(pid, signal.SIGKILL)
         found["killed"] += _wait(pid) == -signal.SIGKILL
