@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from models.registry import load as load_cases
 from vqonnx import QuantFormat, quantize_dynamic, quantize_static, quantize_weight_only
 from vqonnx.errors import OptionError, UnsupportedModelError
 from vqonnx.runtime.session import open_session
@@ -148,3 +149,23 @@ def test_a_model_in_memory_and_its_data_file_are_kept_too(quantized, tmp_path):
         ]
         for tensor, expected in arrays(quantized["weights"]).items():
             np.testing.assert_array_equal(arrays(tmp_path / name)[tensor], expected)
+
+
+CASES = {name: case for name, case in load_cases().items() if case.runnable}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["static", "operators", "dynamic", "weights"])
+@pytest.mark.parametrize("name", CASES)
+def test_quantizing_any_odd_model_twice_changes_nothing(name, way, tmp_path):
+    quantize = WAYS[way]
+    if way in ("static", "operators"):
+        quantize = partial(quantize, calibration_data_reader=list(CASES[name].feeds(16)))
+    onnx.save(CASES[name].build(), tmp_path / "float.onnx")
+    try:
+        report = quantize(tmp_path / "float.onnx", tmp_path / "first.onnx")
+    except UnsupportedModelError:
+        return  # nothing to quantize
+    quantize(tmp_path / "first.onnx", tmp_path / "second.onnx")
+    if report.quantized:
+        assert (tmp_path / "second.onnx").read_bytes() == (tmp_path / "first.onnx").read_bytes()

@@ -7,7 +7,8 @@ from onnx import parser
 from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.io import load
 from vqonnx.graph.names import ensure_unique_names
-from vqonnx.planning.quantized import quantized_already, quantized_nodes, refuse_quantized
+from vqonnx.planning.layers import find_layers
+from vqonnx.planning.quantized import looks_up_scales, quantized_already, quantized_nodes, refuse_quantized
 from vqonnx.targets.registry import get_target
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]>'
@@ -88,3 +89,15 @@ def test_a_product_with_stored_codes_says_what_is_missing():
     assert reasons(graph(weight + "y = MatMul (x, dw)", constants=constants)) == {
         "MatMul": "its weight is quantized already, and its input is not"
     }
+
+
+@pytest.mark.parametrize(("factor", "expected"), [("d", True), ("x", False)])
+def test_a_table_of_scales_is_no_table(factor, expected):
+    constants = SCALE + ", int64[2] i = {0, 1}, float[2,1] t = {0.5, 2.0}"
+    body = PAIR.format("d", "x") + f" g = Gather (t, i) y = Mul ({factor}, g)"
+    model = graph(body, constants=constants)
+    gather = next(node for node in model.graph if node.op_type == "Gather")
+    assert looks_up_scales(gather) is expected
+    assert (
+        any(skip.node == gather.name and "looks up scales" in skip.reason for skip in find_layers(model)[1]) is expected
+    )

@@ -16,6 +16,7 @@ from vqonnx.graph.functions import obstacles
 from vqonnx.graph.walk import FLOAT_TYPES
 from vqonnx.graph.weight_source import WeightSource, WeightSources, behind, rule_of
 from vqonnx.planning.last_products import last_products
+from vqonnx.planning.quantized import looks_up_scales
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -164,6 +165,8 @@ class _Finder:
         source = self._sources.of(value)
         if node.op_type == "Gather" and (source is None or source.dtype not in FLOAT_TYPES):
             return None  # of shapes and activations, which are no tables
+        if node.op_type == "Gather" and looks_up_scales(node):
+            return "quantized already: it looks up scales"
         if source is None:
             return self._without_constant(node, value)
         return self._unusable(source) or operator.form(node, source)

@@ -96,6 +96,13 @@ def is_dequantized(value: ir.Value) -> bool:
     return maker is not None and maker.op_type == "DequantizeLinear" and not _is_constant(maker.inputs[0])
 
 
+def looks_up_scales(node: ir.Node) -> bool:
+    """Whether a lookup gives nothing but factors of dequantized codes, as in a table with one scale a row."""
+    uses = [use for output in node.outputs for use in output.uses()]
+    factors = [reader.inputs[1 - index] for reader, index in uses if reader.op_type == "Mul" and not reader.domain]
+    return bool(uses) and len(factors) == len(uses) and all(v is not None and is_dequantized(v) for v in factors)
+
+
 def _is_stored(value: ir.Value) -> bool:
     """Whether a DequantizeLinear makes the value of stored codes."""
     maker = value.producer()
