@@ -224,3 +224,16 @@ def test_the_qoperator_form_has_int32_biases(tmp_path: Any) -> None:
 def test_modes_of_dynamic_quantization_are_refused() -> None:
     with pytest.raises(OptionError, match="writes static models only"):
         VitisQDQQuantizer(network(), static=False)
+
+
+def test_rules_that_fixed_scales_contradict_are_told_with_their_nodes(tmp_path: Any) -> None:
+    """Add shifts its inputs apart by 7 places at most, and the user asks for 11."""
+    fixed = {"h": [{"scale": 2.0**-12, "zero_point": 0}], "s": [{"scale": 0.5, "zero_point": 0}]}
+    report = quantize_static(
+        network(), tmp_path / "m.onnx", SAMPLES, preset="xint8", bias_correction="off",
+        extra_options={"TensorQuantOverrides": fixed}, progress=lambda *_: None,
+    )  # fmt: skip
+    broken = [(shift.option, shift.node, shift.value, shift.slack) for shift in report.violations]
+    assert ("AdjustShiftRead", "Add_3", 11, -4) in broken
+    assert "the device's rule AdjustShiftRead at 'Add_3': 11, must be [0, 7] does not hold" in report.warnings
+    assert (report.positions["h"], report.positions["s"]) == (12, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from models.build import build
 from tests.quantizers.flow import run
-from vqonnx import quantize_static
+from vqonnx import plan, quantize_static
 from vqonnx.graph.io import load
 from vqonnx.stages.adapt import Adaptation, adapt, adapt_border, approximate
 from vqonnx.stages.layer_equalization import Equalization, equalized_layers
@@ -116,7 +116,7 @@ def test_an_approximation_counts_as_error_of_the_result(tmp_path):
     assert worst[False] > 40
     assert worst[True] < 10
     prepared = prepare(load(model)).model
-    assert approximate(prepared, Adaptation(relus=True)) == {"Clips made Relus": 1}
+    assert approximate(prepared, Adaptation(relus=True)) == ({"Clips made Relus": 1}, ())
 
 
 @pytest.mark.parametrize("how", list(Equalization))
@@ -133,3 +133,16 @@ def test_equalized_layers_leave_the_outputs(how):
     assert_close(run(model, FEED), run(before, FEED))
     sizes = np.abs(model.graph[0].inputs[1].const_value.numpy()).max(axis=(1, 2, 3))
     assert (sizes.max() / sizes.min() < 100) == (how is not Equalization.NONE)
+
+
+def test_the_parts_of_a_written_out_softmax_are_not_quantized_one_by_one(tmp_path):
+    weights = {"w": normal(32, 32), "u": normal(32, 32)}
+    model = network("p = MatMul (x, w)\ns = Softmax (p)\ny = MatMul (s, u)", weights)
+    feeds = [{"x": normal(2, 4, 32, 32)} for _ in range(16)]
+    options = {"SimulateDPU": True, "ConvertSoftmaxToDPUVersion": True}
+    report = quantize_static(
+        model, tmp_path / "m.onnx", feeds, preset="a8w8", extra_options=options, progress=lambda *_: None
+    )
+    assert report.quantized == {"MatMul": 2}
+    assert report.verification.worst_db > 25
+    assert set(plan(model, preset="a8w8", extra_options=options).nodes) == set(report.planned)

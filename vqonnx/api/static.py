@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -295,5 +296,7 @@ def _planned(model: ir.Model, options: QuantizerOptions) -> Plan:
     adapt_border(model, options.adaptation)
     prepared = prepare_for(model, options)
     adapt(prepared.model, options.adaptation)
-    approximate(prepared.model, options.adaptation)
-    return make_plan(prepared.model, options.target, options.rules, prepared.folded)
+    _, inside = approximate(prepared.model, options.adaptation)
+    chosen = options.rules.selection
+    rules = replace(options.rules, selection=replace(chosen, exclude=(*chosen.exclude, *inside)))
+    return make_plan(prepared.model, options.target, rules, prepared.folded)

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
         with clock.stage("prepare"):
             adapt_border(model, job.options.adaptation)
             prepared = prepare_for(model, job.options)
-            reference, changes = _adapted(prepared.model, job.options.adaptation)
+            reference, changes, inside = _adapted(prepared.model, job.options.adaptation)
+            job = _without(job, inside)
         job = _smoothed(prepared.model, samples, job, clock)
         drafting, how, streams = _equalized_best(prepared, reference, samples, job, clock)
         draft = drafting.best()
@@ -56,17 +58,27 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
         return replace(report, options=(*report.options, *changes))
 
 
-def _adapted(model: ir.Model, wanted: Adaptation) -> tuple[ir.Model | None, tuple[OptionUsed, ...]]:
+def _adapted(model: ir.Model, wanted: Adaptation) -> tuple[ir.Model | None, tuple[OptionUsed, ...], tuple[str, ...]]:
     """Give the model the device's operators, in place.
 
     Returns:
-        What it was before it was approximated, None where it was not; and what was done, for the report.
+        What it was before it was approximated, None where it was not; what was done, for the report; and the nodes that
+        are parts of an operator.
     """
     exact = adapt(model, wanted)
     reference = None if wanted.is_exact else load(model)
-    done = {"adapted": exact, "approximated": approximate(model, wanted)}
+    near, inside = approximate(model, wanted)
+    done = {"adapted": exact, "approximated": near}
     told = {name: ", ".join(f"{what} {count}" for what, count in counts.items()) for name, counts in done.items()}
-    return reference, tuple(OptionUsed(name, text, "target or caller") for name, text in told.items() if text)
+    changes = tuple(OptionUsed(name, text, "target or caller") for name, text in told.items() if text)
+    return reference, changes, inside
+
+
+def _without(job: StaticJob, nodes: Iterable[str]) -> StaticJob:
+    """The job with further nodes left float."""
+    chosen = job.options.rules.selection
+    rules = replace(job.options.rules, selection=replace(chosen, exclude=(*chosen.exclude, *nodes)))
+    return replace(job, options=replace(job.options, rules=rules))
 
 
 def _smoothed(model: ir.Model, samples: Samples, job: StaticJob, clock: Clock) -> StaticJob:
@@ -76,9 +88,7 @@ def _smoothed(model: ir.Model, samples: Samples, job: StaticJob, clock: Clock) -
     options = ObserveOptions(providers=job.providers, executor=job.executor, progress=job.progress)
     with clock.stage("smooth"):
         divisions = smooth(model, samples.calibration, job.options.smoothing, options)
-    chosen = job.options.rules.selection
-    rules = replace(job.options.rules, selection=replace(chosen, exclude=(*chosen.exclude, *divisions)))
-    return replace(job, options=replace(job.options, rules=rules))
+    return _without(job, divisions)
 
 
 def _equalized_best(

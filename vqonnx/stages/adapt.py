@@ -5,7 +5,7 @@ arithmetic, a Clip that becomes Relu) is done to the model that is quantized, so
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import onnx_ir as ir
 
@@ -25,6 +25,8 @@ from vqonnx.transforms.opset import convert_opset
 from vqonnx.transforms.shapes import infer_shapes
 from vqonnx.transforms.sharing import copy_shared_biases, copy_shared_initializers
 from vqonnx.transforms.splits import splits_to_slices
+
+_SOFTMAX = DpuSimulation(**{part.name: part.name == "softmax" for part in fields(DpuSimulation)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +114,26 @@ def adapt(model: ir.Model, options: Adaptation) -> dict[str, int]:
     return _settled(model, counts)
 
 
-def approximate(model: ir.Model, options: Adaptation) -> dict[str, int]:
-    """Change operators of a prepared model, in place, to what the device computes instead; how many, by what."""
+def approximate(model: ir.Model, options: Adaptation) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Change operators of a prepared model, in place, to what the device computes instead.
+
+    Returns:
+        How many, by what was done; and the nodes in which single operators of the device are written out, which no one
+        is to quantize.
+    """
     counts: dict[str, int] = {}
+    inside: tuple[str, ...] = ()
     if options.relus:
         counts["Clips made Relus"] = clips_to_relus(model)
     if options.simulation is not None:
-        counts["operators with the device's arithmetic"] = simulate_dpu(model, options.simulation)
-    return _settled(model, counts)
+        changed = simulate_dpu(model, replace(options.simulation, softmax=False))
+        if options.simulation.softmax:
+            before = set(model.graph.all_nodes())
+            changed += simulate_dpu(model, _SOFTMAX)
+            ensure_unique_names(model)
+            inside = tuple(node.name or "" for node in model.graph.all_nodes() if node not in before)
+        counts["operators with the device's arithmetic"] = changed
+    return _settled(model, counts), inside
 
 
 def _settled(model: ir.Model, counts: dict[str, int]) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """AMD's NPU (Ryzen AI, the DPU's successor): what it runs, and in its int8 form the shifts that it can do.
 
-``vitis-npu-cnn`` is that form: int8 everywhere, power-of-two scales, one a tensor. ``vitis-npu-transformer`` has scales
-of any size and quantizes products of two activations; ``vitis`` takes every type that AMD Quark's QDQ models have and
-knows no rules. Never executed on the device by the developers.
+``vitis-npu-cnn`` is that form: int8 everywhere, power-of-two scales, one a tensor. ``vitis`` takes every type that AMD
+Quark's QDQ models have, quantizes products of two activations too, and knows no rules; ``vitis-npu-transformer`` is the
+same with Quark's types for transformers. Never executed on the device by the developers.
 
 Source: the compiler's constraints as AMD Quark 0.13 states them; "position" is -log2 of a scale. A product shifts its
 accumulator, of position weight + input, to the output's ("cut") and its bias to the accumulator's ("bias"); a sum
@@ -189,7 +189,7 @@ VITIS = Target(
     per_channel=False,
     everything=True,
     family="vitis",
-    ops=_OPS,
+    ops={**_OPS, "MatMul": replace(_OPS["MatMul"], activations=(0, 1), dynamic_weight=True)},
     other_ops={Form.QOPERATOR: _QOPERATOR},
     sources=_SOURCES,
 )
@@ -202,14 +202,14 @@ VITIS_NPU_CNN = replace(
     weight=_POWER,
     own_bias=_POWER,
     positions=NPU_RULES,
+    ops=_OPS,
 )
 
 VITIS_NPU_TRANSFORMER = replace(
     VITIS,
     name="vitis-npu-transformer",
-    description="AMD's NPU for transformers: uint8 activations, int8 weights, float scales, products of activations",
+    description="AMD's NPU for transformers: uint8 asymmetric activations, int8 weights, float scales, one a tensor",
     activation=QuantSpec(qtype=UINT8),
-    ops={**_OPS, "MatMul": replace(_OPS["MatMul"], activations=(0, 1), dynamic_weight=True)},
 )
 
 TARGETS = (VITIS, VITIS_NPU_CNN, VITIS_NPU_TRANSFORMER)
