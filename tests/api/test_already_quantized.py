@@ -119,6 +119,21 @@ def test_static_quantization_goes_on_with_the_codes_that_are_there(float_model, 
     assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
 
 
+def test_what_lies_before_a_pair_is_quantized_to_its_codes(float_model, tmp_path):
+    """And its bias can be corrected, though the pair was there first."""
+    part, whole = tmp_path / "part.onnx", tmp_path / "whole.onnx"
+    WAYS["static"](float_model, part, nodes_to_exclude=["conv1", "relu1"], bias_correction="off")
+    report = WAYS["static"](part, whole, bias_correction="on")
+    assert report.quantized["Conv"] == 1
+    assert report.bias_correction.kept
+    kept, now = arrays(part), arrays(whole)
+    (scale,) = {node.input[1] for node in onnx.load(part).graph.node if node.name.startswith("r1_Quantize")}
+    assert kept[scale] in [array for name, array in now.items() if name.endswith("_scale") and array.size == 1]
+    assert ops(whole).count("QuantizeLinear") == ops(part).count("QuantizeLinear") + 1  # that of the input
+    expected, found = (open_session(path).run(None, FEEDS[0])[0] for path in (float_model, whole))
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
 def test_dynamic_and_weight_only_quantization_complete_what_is_missing(float_model, quantized, tmp_path):
     for way in ("dynamic", "weights"):
         part, whole = tmp_path / f"{way} part.onnx", tmp_path / f"{way} whole.onnx"

@@ -34,10 +34,16 @@ def chain(second_scale=0.01, second_zero=7, kind=np.uint8, codes_out=False):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
+def find(model, name):
+    return next(value for node in model.graph for value in node.outputs if value.name == name)
+
+
 def test_codes_are_read_where_they_come_back():
     before = chain()
     model = load(before)
+    find(model, "d1").meta["known as"] = "x"
     assert join_pairs(model) == 1
+    assert find(model, "d2").meta["known as"] == "x"
     after = to_proto(model)
     assert [node.op_type for node in after.graph.node].count("QuantizeLinear") == 1
     onnx.checker.check_model(after)

@@ -21,10 +21,18 @@ def join_pairs(model: ir.Model) -> int:
                 continue
             for reader, index in tuple(node.outputs[0].uses()):
                 reader.replace_input_with(index, codes)
+                _hand_on(node.inputs[0], reader)
             joined += 1
     if joined:
         remove_dead(model)
     return joined
+
+
+def _hand_on(dequantized: ir.Value | None, reader: ir.Node) -> None:
+    """Let what a DequantizeLinear makes of the codes be known as the equal value that may go now."""
+    if dequantized is not None and reader.op_type == "DequantizeLinear":
+        known = reader.outputs[0].meta
+        known.update({key: value for key, value in dequantized.meta.items() if key not in known})
 
 
 def _codes_before(node: ir.Node) -> ir.Value | None:
