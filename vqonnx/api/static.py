@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -15,7 +14,7 @@ from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
 from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError, nearest
-from vqonnx.flows.drafting import Correction, StaticJob
+from vqonnx.flows.job import Correction, StaticJob
 from vqonnx.flows.kept import AlreadyQuantized, Left, keep_file, quantized_parts
 from vqonnx.flows.static import quantize_file
 from vqonnx.graph.io import ModelSource, load
@@ -297,6 +296,4 @@ def _planned(model: ir.Model, options: QuantizerOptions) -> Plan:
     prepared = prepare_for(model, options)
     adapt(prepared.model, options.adaptation)
     _, inside = approximate(prepared.model, options.adaptation)
-    chosen = options.rules.selection
-    rules = replace(options.rules, selection=replace(chosen, exclude=(*chosen.exclude, *inside)))
-    return make_plan(prepared.model, options.target, rules, prepared.folded)
+    return make_plan(prepared.model, options.target, options.rules.without(inside), prepared.folded)

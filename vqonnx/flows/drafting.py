@@ -1,11 +1,7 @@
 """From a prepared model to the draft that is worth writing: candidates, the guard, and bias correction."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -16,16 +12,13 @@ from vqonnx.calibration.statistics.position_votes import PositionVotes
 from vqonnx.calibration.statistics.profile import Profile
 from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan
-from vqonnx.core.positions import Refinement
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.flows.clock import Clock
+from vqonnx.flows.job import Correction, Draft, StaticJob
 from vqonnx.planning.output_ranges import with_whole_outputs
-from vqonnx.progress import Progress, silent
 from vqonnx.quantizers.base import BaseQuantizer
-from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.refinement import start_params
-from vqonnx.report.figures import Level, OutputFigures
 from vqonnx.report.model import BiasCorrection, GuardAction
 from vqonnx.stages.compare import compare
 from vqonnx.stages.correct import correct, correctable
@@ -56,81 +49,6 @@ _GAIN_DB = 3.0
 _FEW_NODES = 4
 _SMALL_BYTES = 1 << 28
 """… and the model is small: the search opens a session for each operator, 2.4 s each for 650 MB."""
-
-
-class Correction(Enum):
-    """How biases are corrected."""
-
-    AUTO = "auto"
-    ON = "on"
-    FAST = "fast"
-    OFF = "off"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StaticJob:
-    """What ``quantize_static`` was asked for, besides model, output and samples.
-
-    Attributes:
-        make: Makes the quantizer of a prepared model.
-        options: The quantizer's options.
-        equalize: Whether the channels of residual streams are scaled alike first.
-        guard: Whether what would collapse goes back to float.
-        correction: How biases are corrected; AUTO measures, and keeps the result where it helps on held-back samples.
-        min_sqnr_db: An output below this counts as collapsed.
-        level: How far the result is verified.
-        providers: Execution providers of all sessions.
-        executor: Runs calibration samples in its threads or processes.
-        cache: File that keeps the statistics.
-        external: Write tensors into a data file; None: when one file does not hold them.
-        progress: Told how far each stage is.
-    """
-
-    make: Callable[[ir.Model], BaseQuantizer]
-    options: QuantizerOptions
-    equalize: bool = True
-    guard: bool = True
-    correction: Correction = Correction.AUTO
-    min_sqnr_db: float = 10.0
-    level: Level = Level.COMPARED
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    executor: Executor | None = None
-    cache: Path | None = None
-    external: bool | None = None
-    progress: Progress = silent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Draft:
-    """A quantized model before it is written.
-
-    Attributes:
-        method: How the ranges of its activations were chosen.
-        plan: Its plan.
-        solutions: Its numbers.
-        guard: What the guard did, in order.
-        correction: What bias correction did; None if it was not tried.
-        figures: Its outputs against float on held-back samples; empty if not compared.
-        refinement: What was done about the device's rules on positions; None where it has none.
-    """
-
-    method: RangeMethod
-    plan: Plan
-    solutions: Solutions
-    guard: tuple[GuardAction, ...] = ()
-    correction: BiasCorrection | None = None
-    figures: tuple[OutputFigures, ...] = ()
-    refinement: Refinement | None = None
-
-    @property
-    def worst_db(self) -> float:
-        """SQNR of the worst float output, in dB; inf where there is none."""
-        return min((f.sqnr_db for f in self.figures if f.sqnr_db is not None), default=math.inf)
-
-    @property
-    def floats(self) -> dict[str, str]:
-        """The nodes that the guard left float, with its reasons."""
-        return {action.subject: action.reason for action in self.guard}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

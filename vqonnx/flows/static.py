@@ -13,7 +13,8 @@ from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.calibration.samples import Samples
 from vqonnx.core.spec import QuantSpec
 from vqonnx.flows.clock import Clock
-from vqonnx.flows.drafting import Draft, Drafting, StaticJob
+from vqonnx.flows.drafting import Drafting
+from vqonnx.flows.job import Draft, StaticJob
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.external import external_tensors, is_inside
 from vqonnx.graph.io import ModelSource, load, save
@@ -76,9 +77,7 @@ def _adapted(model: ir.Model, wanted: Adaptation) -> tuple[ir.Model | None, tupl
 
 def _without(job: StaticJob, nodes: Iterable[str]) -> StaticJob:
     """The job with further nodes left float."""
-    chosen = job.options.rules.selection
-    rules = replace(job.options.rules, selection=replace(chosen, exclude=(*chosen.exclude, *nodes)))
-    return replace(job, options=replace(job.options, rules=rules))
+    return replace(job, options=replace(job.options, rules=job.options.rules.without(nodes)))
 
 
 def _smoothed(model: ir.Model, samples: Samples, job: StaticJob, clock: Clock) -> StaticJob:

@@ -1,7 +1,7 @@
 """What the user and the guard ask of a plan, as values."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from vqonnx.core.qtype import QType
@@ -152,3 +152,8 @@ class PlanRules:
     def has_axes(self) -> bool:
         """Whether any weight may have a scale an index of an axis."""
         return self.per_channel or any(override.axis is not None for override in self.overrides.values())
+
+    def without(self, nodes: Iterable[str]) -> "PlanRules":
+        """The rules with further nodes left float, by name."""
+        exclude = (*self.selection.exclude, *nodes)
+        return replace(self, selection=replace(self.selection, exclude=exclude))

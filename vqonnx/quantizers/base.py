@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from vqonnx.core.granularity import Granularity, PerAxis, PerBlock, PerTensor
+from vqonnx.core.granularity import PerAxis, PerTensor
 from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.positions import Refinement
 from vqonnx.core.qtype import FLOAT32, Kind
@@ -20,12 +20,12 @@ from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.graph.io import load
 from vqonnx.graph.proto import to_proto
 from vqonnx.kernels.affine import quantize
-from vqonnx.kernels.bias import bias_scale, grown_weight_scale, quantize_bias
+from vqonnx.kernels.bias import bias_scale, quantize_bias
 from vqonnx.kernels.scale_grid import on_grid
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.planned import PlannedModel
-from vqonnx.quantizers.ranges import activation_params, measured_params, not_finite, planned_params
+from vqonnx.quantizers.ranges import activation_params, measured_params, not_finite
 from vqonnx.quantizers.refinement import refined_plan
 from vqonnx.quantizers.types import QuantType
 from vqonnx.stages.emit import emit
@@ -290,32 +290,3 @@ class BaseQuantizer(PlannedModel):
         params = replace(params, scale=grown.astype(params.scale.dtype))
         value = self.store(name, QuantizedTensor(array if keep_float else quantize(array, params), params))
         return value.q_name, value.zp_name, value.scale_name
-
-    def _given_or(self, name: str, measured: QuantParams) -> QuantParams:
-        """The scale and zero point, or the range, that the user gave for a constant; else the measured ones."""
-        tensor = self._tensor_plan(name)
-        if tensor is None or (tensor.fixed is None and tensor.bounds is None):
-            return measured
-        return planned_params(tensor, tensor.bounds or (0.0, 0.0), measured.scale.dtype)
-
-    def _least_scale(self, name: str, params: QuantParams) -> Array:
-        """The smallest scale of a weight with which the biases of its nodes fit int32."""
-        least: Array = params.scale
-        for bias in self._biases.get(name, ()) if self.options.grow_weight_scale else ():
-            assert bias.scale_of is not None
-            scale_name, _ = self.find_quant_scale_zp(bias.scale_of[0])
-            if scale_name is not None and params.spec.symmetric:
-                least = grown_weight_scale(
-                    least, self.initializers[scale_name], self._finite_bias(bias.key), bias.repeats
-                )
-        return least
-
-    def _spec(self, name: str, qtype: QuantType, granularity: Granularity, reduce_range: bool) -> QuantSpec:
-        """The planned spec with what the caller asks for; the options' weight spec for an unplanned constant."""
-        tensor = self._tensor_plan(name)
-        spec = tensor.spec if tensor is not None else self.options.rules.weight
-        if qtype.qtype == spec.qtype and not spec.has_scale:
-            return spec
-        if isinstance(spec.granularity, PerBlock):
-            granularity = spec.granularity
-        return replace(spec, qtype=qtype.qtype, granularity=granularity, reduce_range=reduce_range)

@@ -1,5 +1,6 @@
 """The float model behind a quantizer and its plan, looked up by the names that the quantizer's methods take."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -7,13 +8,18 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from vqonnx.core.granularity import Granularity, PerBlock
+from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import Plan, Role, TensorPlan
+from vqonnx.core.spec import QuantSpec
 from vqonnx.errors import OptionError, nearest
 from vqonnx.graph.io import load
 from vqonnx.graph.walk import constant, values_by_name
+from vqonnx.kernels.bias import grown_weight_scale
 from vqonnx.quantizers.options import QuantizerOptions
-from vqonnx.quantizers.ranges import not_finite
+from vqonnx.quantizers.ranges import not_finite, planned_params
 from vqonnx.quantizers.tensors import QuantizedTensors
+from vqonnx.quantizers.types import QuantType
 from vqonnx.stages.plan import make_plan
 
 Array = npt.NDArray[np.generic]
@@ -72,6 +78,35 @@ class PlannedModel(QuantizedTensors):
     def _tensor_name(self, name: str) -> str:
         tensor = self._tensor_plan(name)
         return name if tensor is None else tensor.tensor
+
+    def _given_or(self, name: str, measured: QuantParams) -> QuantParams:
+        """The scale and zero point, or the range, that the user gave for a constant; else the measured ones."""
+        tensor = self._tensor_plan(name)
+        if tensor is None or (tensor.fixed is None and tensor.bounds is None):
+            return measured
+        return planned_params(tensor, tensor.bounds or (0.0, 0.0), measured.scale.dtype)
+
+    def _least_scale(self, name: str, params: QuantParams) -> Array:
+        """The smallest scale of a weight with which the biases of its nodes fit int32."""
+        least: Array = params.scale
+        for bias in self._biases.get(name, ()) if self.options.grow_weight_scale else ():
+            assert bias.scale_of is not None
+            scale_name, _ = self.find_quant_scale_zp(bias.scale_of[0])
+            if scale_name is not None and params.spec.symmetric:
+                least = grown_weight_scale(
+                    least, self.initializers[scale_name], self._finite_bias(bias.key), bias.repeats
+                )
+        return least
+
+    def _spec(self, name: str, qtype: QuantType, granularity: Granularity, reduce_range: bool) -> QuantSpec:
+        """The planned spec with what the caller asks for; the options' weight spec for an unplanned constant."""
+        tensor = self._tensor_plan(name)
+        spec = tensor.spec if tensor is not None else self.options.rules.weight
+        if qtype.qtype == spec.qtype and not spec.has_scale:
+            return spec
+        if isinstance(spec.granularity, PerBlock):
+            granularity = spec.granularity
+        return replace(spec, qtype=qtype.qtype, granularity=granularity, reduce_range=reduce_range)
 
     @cached_property
     def _values(self) -> dict[str, ir.Value]:
