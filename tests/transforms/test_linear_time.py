@@ -16,8 +16,10 @@ from vqonnx.transforms.fuse_gelu import fuse_gelus
 from vqonnx.transforms.fuse_instance_norm import fuse_instance_norms
 from vqonnx.transforms.fuse_l2_norm import fuse_l2_norms
 from vqonnx.transforms.fuse_layer_norm import fuse_layer_norms
+from vqonnx.transforms.fuse_space_to_depth import fuse_space_to_depths
 from vqonnx.transforms.half_precision import half_to_float
 from vqonnx.transforms.large_pools import split_large_pools
+from vqonnx.transforms.repeated_pairs import join_pairs
 from vqonnx.transforms.shapes import infer_shapes
 from vqonnx.transforms.sharing import copy_shared_biases, copy_shared_initializers
 from vqonnx.transforms.splits import splits_to_slices
@@ -45,6 +47,8 @@ PASSES = {
     "fuse_instance_norms": fuse_instance_norms,
     "fuse_l2_norms": fuse_l2_norms,
     "fuse_layer_norms": fuse_layer_norms,
+    "fuse_space_to_depths": fuse_space_to_depths,
+    "join_pairs": join_pairs,
     "half_to_float": half_to_float,
     "simulate_dpu": simulate_dpu,
     "split_large_pools": split_large_pools,
