@@ -15,6 +15,7 @@ from vqonnx.calibration.statistics.channel_ends import ChannelEnds
 from vqonnx.graph.edit import add_initializer, insert_before, make_node
 from vqonnx.graph.facts import int_attribute, operator_key
 from vqonnx.graph.names import NameAllocator
+from vqonnx.graph.walk import constant_tensor
 from vqonnx.kernels.smooth import F64, smoothing_factors
 from vqonnx.stages.observe import ObserveOptions, observe
 from vqonnx.transforms.fold_scales import foldable
@@ -91,7 +92,7 @@ def _reads(model: ir.Model) -> list[_Read]:
     readers: dict[tuple[ir.Value, bool], list[ir.Node]] = {}
     for node in model.graph:
         source = node.inputs[0] if node.inputs else None
-        if source is not None and _multiplies(node) and source.shape is not None and len(source.shape):
+        if source is not None and source.shape is not None and constant_tensor(source) is None and _multiplies(node):
             readers.setdefault((source, node.op_type == "Conv"), []).append(node)
     return [_Read(value, tuple(nodes)) for (value, _), nodes in readers.items()]
 
