@@ -417,6 +417,22 @@ def test_configurations_do_what_the_functions_do(tmp_path: Path) -> None:
         compat.quantize(model(CONVS), tmp_path / "q.onnx", {})
 
 
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ({"MatMul", "Relu"}, 2),  # Gemm with it
+        ({"Gemm"}, 1),
+        ({"Transpose", "Sigmoid"}, 0),
+    ],
+)
+def test_dynamic_quantization_leaves_what_has_no_dynamic_form(tmp_path: Path, named: set[str], found: int) -> None:
+    options = {"ActivationSymmetric": True, "MatMulConstBOnly": False}
+    compat.quantize_dynamic(model(PRODUCTS), tmp_path / "q.onnx", op_types_to_quantize=named, extra_options=options)
+    assert nodes(onnx.load(tmp_path / "q.onnx"))["MatMulInteger"] == found
+    with pytest.raises(OptionError, match="did you mean 'MatMul'"):
+        compat.quantize_dynamic(model(PRODUCTS), tmp_path / "q.onnx", op_types_to_quantize=["MatMull"])
+
+
 def test_ranges_in_a_file_need_no_samples(tmp_path: Path) -> None:
     first = quantized(tmp_path, calibration_cache_path=tmp_path / "ranges.json")
     compat.quantize_static(model(CONVS), tmp_path / "again.onnx", calibration_cache_path=tmp_path / "ranges.json")

@@ -9,7 +9,7 @@ scales, float16 ranges do not collapse, the caller's model is untouched. Misspel
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -28,7 +28,7 @@ from vqonnx.compat.configs import (
     get_qdq_config,
 )
 from vqonnx.errors import OptionError
-from vqonnx.graph.io import ModelSource, load
+from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
 from vqonnx.targets.onnxruntime import DYNAMIC_OPERATORS
@@ -155,10 +155,10 @@ def quantize_dynamic(
         OptionError: An argument makes no sense, or a name matches nothing; it is a ValueError.
         VqonnxError: As ``vqonnx.quantize_dynamic``.
     """
-    asked = op_types_to_quantize or DYNAMIC_OPERATORS
-    named = [name for name in asked if name not in _WITHOUT_EFFECT] or list(asked)
-    if "MatMul" in named and "Gemm" not in named:
-        named.append("Gemm")
+    named = _dynamic_operators(op_types_to_quantize or DYNAMIC_OPERATORS)
+    if not named:
+        save(load(model_input), model_output, external=use_external_data_format or None)
+        return
     dynamic.quantize_dynamic(
         model_input,
         model_output,
@@ -172,6 +172,13 @@ def quantize_dynamic(
         extra_options={"EnableSubgraph": False, **_with_effect(extra_options or {})},
         verify=False,
     )
+
+
+def _dynamic_operators(asked: Iterable[str]) -> list[str]:
+    """The operators but those of ONNX that dynamic quantization leaves as they are; misspelt ones stay, to be told."""
+    quantized = {"Gemm", *DYNAMIC_OPERATORS} - _WITHOUT_EFFECT
+    named = [name for name in asked if name in quantized or not (name in _WITHOUT_EFFECT or onnx.defs.has(name))]
+    return [*named, "Gemm"] if "MatMul" in named and "Gemm" not in named else named
 
 
 def _with_effect(options: Mapping[str, object]) -> dict[str, object]:
