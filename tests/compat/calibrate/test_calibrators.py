@@ -153,9 +153,7 @@ def test_percentiles_are_those_of_all_samples(make, rng, percentile):
 
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=30))
 def test_a_histogram_does_not_grow_with_samples(values):
-    collector = HistogramCollector(
-        method="percentile", symmetric=False, num_bins=64, num_quantized_bins=128, percentile=100, scenario="same"
-    )
+    collector = HistogramCollector("percentile", False, 64, 128, 100, "same")
     for value in values:
         collector.collect({"x": [np.float32([value]), np.zeros((0, 2), np.float32)]})
     counts, edges, low, high = collector.get_histogram_dict()["x"]

@@ -12,6 +12,7 @@ from vqonnx.compat.calibrate.cache import (
 from vqonnx.compat.calibrate.create import create_calibrator
 from vqonnx.compat.calibrate.data import TensorData, TensorsData
 from vqonnx.compat.calibrate.histogram import (
+    CalibrationDataCollector,
     DistributionCalibrater,
     EntropyCalibrater,
     HistogramCalibrater,
@@ -26,6 +27,7 @@ __all__ = [
     "CacheOrigin",
     "CalibraterBase",
     "CalibrationCacheEncoder",
+    "CalibrationDataCollector",
     "CalibrationDataReader",
     "CalibrationMethod",
     "DistributionCalibrater",

@@ -147,6 +147,9 @@ class CalibraterBase:
         """The ranges, by tensor name."""
         raise NotImplementedError
 
+    def clear_collected_data(self) -> None:
+        """Does nothing: tensors are dropped as soon as they are measured, and what was measured stays."""
+
     def _tensors(self, model: ir.Model) -> dict[str, ir.Value]:
         return tensors_to_calibrate(model, self.op_types_to_calibrate)
 

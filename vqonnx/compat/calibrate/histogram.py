@@ -1,10 +1,11 @@
 """Ranges from histograms of fixed memory: percentiles, least relative entropy, distributions."""
 
+import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -29,8 +30,20 @@ _LEAST_OF_A_DISTRIBUTION = 512
 _POWERS = {"same": 1.0, "p3": 1 / 3}
 
 
-@dataclass(kw_only=True)
-class HistogramCollector:
+class CalibrationDataCollector(abc.ABC):
+    """Takes arrays of tensors, and chooses ranges."""
+
+    @abc.abstractmethod
+    def collect(self, name_to_arr: Mapping[str, Any]) -> None:
+        """Add the arrays of each tensor."""
+
+    @abc.abstractmethod
+    def compute_collection_result(self) -> Mapping[str, Any]:
+        """What was chosen, by tensor name."""
+
+
+@dataclass
+class HistogramCollector(CalibrationDataCollector):
     """Histograms of tensors, and the ranges chosen from them.
 
     Attributes:
@@ -50,8 +63,8 @@ class HistogramCollector:
     num_quantized_bins: int
     percentile: float
     scenario: str
-    statistics: dict[str, Histogram] = field(default_factory=dict)
-    dtypes: dict[str, np.dtype[np.generic]] = field(default_factory=dict)
+    statistics: dict[str, Histogram] = field(default_factory=dict, kw_only=True)
+    dtypes: dict[str, np.dtype[np.generic]] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.method not in _CHOOSE:
