@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
+import vqonnx
 from tests.ops.running import extensions
 from tests.quantizers.flow import constants, ops, sqnr
 from tests.quantizers.vitis_models import FLOATS, SAMPLES, blocks, cast, network, rounding_of, simulate, written
@@ -127,3 +129,16 @@ def test_without_the_extensions_models_are_written_unseen_or_the_way_out_is_told
         written(tmp_path / "n.onnx", verify=True, **types)
     assert caught.value.package == "onnxruntime-extensions"
     assert not (tmp_path / "n.onnx").exists()
+
+
+def test_written_models_run_in_anyones_session_after_register(tmp_path):
+    extensions()
+    path = tmp_path / "m.onnx"
+    written(path, activation_type="QMXFP8_E4M3", weight_type="QInt32")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with pytest.raises(Exception, match=r"com\.amd\.quark"):
+        onnxruntime.InferenceSession(str(path), options)
+    vqonnx.ops.register(options)
+    found = onnxruntime.InferenceSession(str(path), options).run(None, {"x": X})[0]
+    np.testing.assert_array_equal(found, open_session(path).run(None, {"x": X})[0])

@@ -7,8 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from models.build import build
-from tests.quantizers.flow import run
+from tests.quantizers.flow import run, sqnr
 from vqonnx import plan, quantize_static
+from vqonnx.errors import SampleError
 from vqonnx.graph.io import load
 from vqonnx.stages.adapt import Adaptation, adapt, adapt_border, approximate
 from vqonnx.stages.layer_equalization import Equalization, equalized_layers
@@ -146,3 +147,21 @@ def test_the_parts_of_a_written_out_softmax_are_not_quantized_one_by_one(tmp_pat
     assert report.quantized == {"MatMul": 2}
     assert report.verification.worst_db > 25
     assert set(plan(model, preset="a8w8", extra_options=options).nodes) == set(report.planned)
+
+
+def test_samples_fit_the_border_that_is_written(tmp_path):
+    model = build(
+        "g (float16[N, 4, 8, 8] x) => (float16[N, 6, 8, 8] y) {\ny = Conv (x, w)\n}", {"w": WEIGHT.astype("f2")}
+    )
+    options = {"ConvertFP16ToFP32": True, "ConvertNCHWToNHWC": True, "FixShapes": {"N": 2}}
+    feeds = [{"x": normal(2, 8, 8, 4)} for _ in range(16)]
+    path = tmp_path / "m.onnx"
+    report = quantize_static(model, path, feeds, preset="a8w8", extra_options=options, progress=lambda *_: None)
+    assert report.verification.worst_db > 35
+    (x,) = load(path).graph.inputs
+    assert (x.dtype, list(x.shape.numpy())) == (ir.DataType.FLOAT, [2, 8, 8, 4])
+    expected = run(model, {"x": feeds[0]["x"].transpose(0, 3, 1, 2).astype(np.float16)})["y"].transpose(0, 2, 3, 1)
+    assert sqnr(expected, run(load(path), feeds[0])["y"]) > 35
+    nchw = [{"x": normal(2, 4, 8, 8)} for _ in range(16)]
+    with pytest.raises(SampleError, match="has shape"):
+        quantize_static(model, path, nchw, preset="a8w8", extra_options=options, progress=lambda *_: None)

@@ -45,9 +45,9 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
         size = _bytes(source, model)
         if job.external is None and _has_data_file(source, model):
             job = replace(job, external=True)
+        adapt_border(model, job.options.adaptation)
     with open_samples(reader, model_inputs(model)) as samples:
         with clock.stage("prepare"):
-            adapt_border(model, job.options.adaptation)
             prepared = prepare_for(model, job.options)
             reference, changes, inside = _adapted(prepared.model, job.options.adaptation)
             job = _without(job, inside)

@@ -74,7 +74,7 @@ class Adaptation:
 
 
 def adapt_border(model: ir.Model, options: Adaptation) -> None:
-    """Change types, sizes and layout of a model that is not prepared yet, in place.
+    """Change types, sizes and layout of a model that is not prepared yet, in place; samples must fit what comes out.
 
     Raises:
         ModelError: The model has a form that cannot be changed so.
