@@ -9,14 +9,13 @@ from vqonnx.compat.calibrate.cache import (
     load_tensors_data,
     save_tensors_data,
 )
+from vqonnx.compat.calibrate.collector import CalibrationDataCollector, HistogramCollector
 from vqonnx.compat.calibrate.create import create_calibrator
 from vqonnx.compat.calibrate.data import TensorData, TensorsData
 from vqonnx.compat.calibrate.histogram import (
-    CalibrationDataCollector,
     DistributionCalibrater,
     EntropyCalibrater,
     HistogramCalibrater,
-    HistogramCollector,
     PercentileCalibrater,
 )
 from vqonnx.compat.calibrate.min_max import MinMaxCalibrater
