@@ -413,6 +413,10 @@ def test_configurations_do_what_the_functions_do(tmp_path: Path) -> None:
     }
     compat.quantize(model(PRODUCTS), tmp_path / "d.onnx", compat.DynamicQuantConfig())
     assert nodes(onnx.load(tmp_path / "d.onnx"))["MatMulInteger"] == 2
+    theirs = pytest.importorskip("onnxruntime.quantization")
+    config = theirs.StaticQuantConfig(Reader(SHAPES[CONVS]), activation_type=theirs.QuantType.QUInt8)
+    compat.quantize(model(CONVS), tmp_path / "q.onnx", config)
+    assert nodes(onnx.load(tmp_path / "q.onnx")) == PAIRS
     with pytest.raises(TypeError, match="quant_config is a dict"):
         compat.quantize(model(CONVS), tmp_path / "q.onnx", {})
 

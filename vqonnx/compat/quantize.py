@@ -198,7 +198,7 @@ def quantize(
     Args:
         model_input: The float model.
         model_output: Where the quantized one is written; with weights only, tensors go to a data file beside it.
-        quant_config: A ``StaticQuantConfig``, ``DynamicQuantConfig`` or ``WeightOnlyQuantConfig``.
+        quant_config: A ``StaticQuantConfig``, ``DynamicQuantConfig`` or ``WeightOnlyQuantConfig``; also onnxruntime's.
 
     Raises:
         TypeError: It is none of these.
@@ -214,7 +214,7 @@ def quantize(
         "use_external_data_format",
         "extra_options",
     )
-    if isinstance(quant_config, StaticQuantConfig):
+    if _is_a(quant_config, StaticQuantConfig):
         further = (
             "calibration_data_reader",
             "quant_format",
@@ -224,16 +224,21 @@ def quantize(
         )
         arguments = {name: getattr(quant_config, name) for name in (*common, *further)}
         quantize_static(model_input, model_output, **arguments)
-    elif isinstance(quant_config, DynamicQuantConfig):
+    elif _is_a(quant_config, DynamicQuantConfig):
         quantize_dynamic(model_input, model_output, **{name: getattr(quant_config, name) for name in common})
     else:
         _quantize_weights(model_input, model_output, quant_config)
 
 
-def _quantize_weights(model_input: Any, model_output: str | PathLike[str], config: object) -> None:
+def _is_a(config: object, wanted: type) -> bool:
+    """Whether a configuration is of a class, or of onnxruntime's of that name."""
+    return any(base.__name__ == wanted.__name__ for base in type(config).__mro__)
+
+
+def _quantize_weights(model_input: Any, model_output: str | PathLike[str], config: Any) -> None:
     from vqonnx.compat.matmul_nbits_quantizer import MatMulNBitsQuantizer, WeightOnlyQuantConfig
 
-    if not isinstance(config, WeightOnlyQuantConfig):
+    if not _is_a(config, WeightOnlyQuantConfig):
         raise TypeError(
             f"quant_config is a {type(config).__name__}; pass a StaticQuantConfig, DynamicQuantConfig or "
             "WeightOnlyQuantConfig."
