@@ -49,6 +49,14 @@ def test_a_file_of_onnxruntime_is_believed(tmp_path):
     assert scale_of_y(tmp_path / "again.onnx") == scale_of_y(tmp_path / "first.onnx")
 
 
+def test_a_distribution_says_nothing_of_integer_codes(tmp_path):
+    """1.31 takes [-T, T] for them, T being the largest magnitude of the first sample or more."""
+    quantize_static(model(), tmp_path / "range.onnx", FEEDS)
+    with pytest.warns(RuntimeWarning, match="QInt8 activations take their observed range"):
+        quantize_static(model(), tmp_path / "out.onnx", FEEDS, calibrate_method=CalibrationMethod.Distribution)
+    assert scale_of_y(tmp_path / "out.onnx") == scale_of_y(tmp_path / "range.onnx")
+
+
 def test_ranges_after_smoothing_are_measured_anew(tmp_path, caplog):
     cache = tmp_path / "cache.json"
     one = TensorData(lowest=np.float32(-1), highest=np.float32(1))

@@ -9,6 +9,7 @@ scales, float16 ranges do not collapse, the caller's model is untouched. Misspel
 """
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -27,6 +28,7 @@ from vqonnx.compat.configs import (
     get_int_qdq_config,
     get_qdq_config,
 )
+from vqonnx.core.qtype import Kind
 from vqonnx.errors import OptionError
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.planning.rules import Pattern
@@ -124,7 +126,7 @@ def quantize_static(
             activation_type=activation_type,
             weight_type=weight_type,
             use_external_data_format=external,
-            calibrate_method=calibrate_method,
+            calibrate_method=_method(calibrate_method, activation_type),
             calibration_providers=calibration_providers,
             target=_TARGET,
             equalize=False,
@@ -133,6 +135,20 @@ def quantize_static(
             verify=False,
             **common,
         )
+
+
+def _method(method: CalibrationMethod, activation_type: QuantType) -> CalibrationMethod:
+    """The method; but a distribution says how float codes should spread, and integer ones take all that was seen."""
+    chosen, element = CalibrationMethod.of(method), QuantType.of(activation_type)
+    if chosen is not CalibrationMethod.Distribution or element.qtype.kind is not Kind.INTEGER:
+        return chosen
+    warnings.warn(
+        f"CalibrationMethod.Distribution fits the codes of float types; {element.name} activations take their observed "
+        "range, as with CalibrationMethod.MinMax",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return CalibrationMethod.MinMax
 
 
 def quantize_dynamic(
