@@ -12,6 +12,7 @@ from vqonnx.core.params import QuantParams
 from vqonnx.core.qtype import FLOAT8E4M3FN, FLOAT8E5M2, INT4, INT8, INT16, INT32, QTYPES, UINT4, UINT8, UINT16, UINT32
 from vqonnx.core.spec import QuantSpec, ScaleGrid
 from vqonnx.errors import OptionError, QuantRangeError
+from vqonnx.kernels import affine
 from vqonnx.kernels.affine import affine_params, block_ranges, dequantize, quantize, round_to_nearest
 
 REALS = arrays(
@@ -176,3 +177,14 @@ def test_block_formats_have_no_scale():
     params = QuantParams(np.array(1, np.float32), np.array(0, np.float32), QuantSpec(qtype=QTYPES["bfp16"]))
     with pytest.raises(OptionError, match="bfp16 takes no scale"):
         quantize(np.ones(8, np.float32), params)
+
+
+@pytest.mark.parametrize("granularity", [PerTensor(), PerAxis(0), PerAxis(1), PerAxis(2), PerBlock(1, 32)])
+@pytest.mark.parametrize("qtype", [INT8, INT16, INT4])
+def test_a_tensor_of_several_slabs_gets_the_codes_of_its_parts(granularity, qtype, rng, monkeypatch):
+    values = rng.normal(size=(1, 70, 9)).astype(np.float32)
+    params = round_to_nearest(values, QuantSpec(qtype=qtype, symmetric=True, granularity=granularity)).params
+    whole = quantize(values, params)
+    monkeypatch.setattr(affine, "_SLAB", 50)
+    np.testing.assert_array_equal(quantize(values, params), whole)
+    assert quantize(values, params).dtype == whole.dtype

@@ -5,6 +5,7 @@ so that float16 and extreme float32 ranges neither overflow nor collapse.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,8 @@ FloatArray = npt.NDArray[np.floating]
 
 _TIE_DIGITS = 4
 """Half way but for the rounding of the scale is half way: [-1, 1] has 0 in the middle of any type, as exactly."""
+_SLAB = 1 << 18
+"""Elements that are rounded at a time."""
 _EXACT_BITS = 16  # up to these, sums of codes are exact in float32
 
 
@@ -135,14 +138,36 @@ def quantize(values: Array, params: QuantParams) -> Array:
             f"{spec.qtype.name} takes no scale and zero point; round to it block by block", option="qtype"
         )
     scale = spec.granularity.expand(params.scale, values.shape).astype(np.float32)
+    zero_point = spec.granularity.expand(params.zero_point, values.shape)
+    if values.size <= _SLAB:
+        return _codes(values, scale, zero_point, spec)
+    codes = np.empty(values.shape, spec.qtype.dtype)
+    for piece in _slabs(values.shape):
+        codes[piece] = _codes(values[piece], _part(scale, piece), _part(zero_point, piece), spec)
+    return codes
+
+
+def _codes(values: Array, scale: FloatArray, zero_point: Array, spec: QuantSpec) -> Array:
     with np.errstate(over="ignore"):  # what overflows saturates below
-        scaled = values.astype(np.float32) / scale
+        scaled = values.astype(np.float32, copy=False) / scale
     if spec.qtype.kind is Kind.FLOAT:
         return round_to_float(scaled, spec.qtype, saturate=True).astype(spec.qtype.dtype)
     exact = np.float32 if spec.qtype.bits <= _EXACT_BITS else np.float64
-    zero_point = spec.granularity.expand(params.zero_point, values.shape).astype(exact)
-    codes: Array = np.clip(np.rint(scaled) + zero_point, spec.qmin, spec.qmax).astype(spec.qtype.dtype)
+    codes: Array = np.clip(np.rint(scaled) + zero_point.astype(exact), spec.qmin, spec.qmax).astype(spec.qtype.dtype)
     return codes
+
+
+def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Pieces along the first long axis that fit into the cache: a large tensor needs no room but for its codes."""
+    axis = next(axis for axis, size in enumerate(shape) if size > 1)
+    step = max(1, _SLAB * shape[axis] // math.prod(shape))
+    for start in range(0, shape[axis], step):
+        yield (*(slice(None),) * axis, slice(start, start + step))
+
+
+def _part(array: Array, piece: tuple[slice, ...]) -> Array:
+    """What stands beside that piece of the tensor that the array is broadcast to."""
+    return array[tuple(s if size > 1 else slice(None) for s, size in zip(piece, array.shape, strict=False))]
 
 
 def dequantize(codes: Array, params: QuantParams) -> FloatArray:
