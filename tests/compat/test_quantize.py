@@ -160,6 +160,24 @@ def test_followers_are_quantized_only_behind_something_quantized(tmp_path: Path)
     assert nodes(onnx.load(tmp_path / "b.onnx")) == {"Transpose": 1, "QuantizeLinear": 2, "DequantizeLinear": 2}
 
 
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ("Gather (w, i)", {"Gather": 1, "DequantizeLinear": 2, "QuantizeLinear": 1}),
+        ("Flatten <axis = 0> (w)", {"Flatten": 1}),
+    ],
+)
+def test_of_what_moves_constants_only_lookups_are_quantized(
+    tmp_path: Path, node: str, expected: dict[str, int]
+) -> None:
+    made = model(f"""
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (int64[2] i) => (float[a,b] y) <float[3, 2] w = {{1, -2, 3, 4, 5, 6}}> {{ y = {node} }}
+    """)
+    compat.quantize_static(made, tmp_path / "q.onnx", [{"i": np.array([0, 2])}])
+    assert nodes(onnx.load(tmp_path / "q.onnx")) == expected
+
+
 def test_operators_that_the_user_names_get_pairs(tmp_path: Path) -> None:
     text = '<ir_version: 8, opset_import: ["" : 13]> g (float[4] x) => (float[4] y) {y = Tanh (x)}'
     compat.quantize_static(

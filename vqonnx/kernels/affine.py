@@ -147,7 +147,7 @@ def quantize(values: Array, params: QuantParams) -> Array:
     return codes
 
 
-def _codes(values: Array, scale: FloatArray, zero_point: Array, spec: QuantSpec) -> Array:
+def _codes(values: Array, scale: Array, zero_point: Array, spec: QuantSpec) -> Array:
     with np.errstate(over="ignore"):  # what overflows saturates below
         scaled = values.astype(np.float32, copy=False) / scale
     if spec.qtype.kind is Kind.FLOAT:

@@ -15,6 +15,8 @@ from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import AS_GIVEN_CHECKS, INTEGER_CHECKS, Candidate, has_float_edge, is_exact_on_codes
 from vqonnx.planning.partition import Partition
 
+_LOOKUPS = frozenset({"Gather", "GatherElements"})
+"""Quantized where their table is a constant, too."""
 _SKIPPED = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
 
 
@@ -103,7 +105,8 @@ class ListedPartition(Partition):
             return True
         values = [value for i in candidate.activations() if (value := candidate.input(i)) is not None]
         ready: Callable[[ir.Value], bool] = self._quantized.__contains__
-        return all(map(ready, values)) or all(constant_tensor(value) is not None for value in values)
+        is_table = candidate.node.op_type in _LOOKUPS and all(constant_tensor(value) is not None for value in values)
+        return is_table or all(map(ready, values))
 
     def _mark(self, candidate: Candidate) -> None:
         inputs = (candidate.input(i) for i in candidate.activations())
