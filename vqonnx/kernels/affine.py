@@ -149,7 +149,7 @@ def quantize(values: Array, params: QuantParams) -> Array:
 
 def _codes(values: Array, scale: Array, zero_point: Array, spec: QuantSpec) -> Array:
     with np.errstate(over="ignore"):  # what overflows saturates below
-        scaled = values.astype(np.float32, copy=False) / scale.astype(np.float32, copy=False)
+        scaled: FloatArray = np.divide(values.astype(np.float32, copy=False), scale)
     if spec.qtype.kind is Kind.FLOAT:
         return round_to_float(scaled, spec.qtype, saturate=True).astype(spec.qtype.dtype)
     exact = np.float32 if spec.qtype.bits <= _EXACT_BITS else np.float64
