@@ -33,8 +33,9 @@ class AffineNodes:
     def quantize(self, key: str, source: ir.Value, number: int = 0) -> ir.Node:
         """QuantizeLinear of a float value, with a scale of its type; a ``number`` above 0 ends the names."""
         dtype = np.float16 if source.dtype == ir.DataType.FLOAT16 else np.float32
-        node = self._node("QuantizeLinear", key, [source, self.scale(key, dtype), self.zero_point(key)], number)
-        node.outputs[0].type, node.outputs[0].shape = self.zero_point(key).type, source.shape
+        zero_point = self.zero_point(key)  # made first: some programs take initializers by their position
+        node = self._node("QuantizeLinear", key, [source, self.scale(key, dtype), zero_point], number)
+        node.outputs[0].type, node.outputs[0].shape = zero_point.type, source.shape
         return node
 
     def dequantize(self, key: str, codes: ir.Value, like: ir.Value, number: int = 0) -> ir.Node:
