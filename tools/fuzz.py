@@ -1,6 +1,6 @@
 """Quantizes random graphs in every form and holds the results against their definitions.
 
-    python tools/fuzz.py [--graphs 2000] [--seed 0]
+    python tools/fuzz.py [--graphs 2000] [--seed 0] [--minutes 60]
 
 Of each graph (models/fuzz.py) and form: a refusal (VqonnxError) is counted by its reason. A result must load in ONNX
 Runtime. Each of its nodes must give what ONNX's reference evaluator gives for the same inputs, within two steps of an
@@ -10,6 +10,7 @@ the guard is off a graph may collapse; it is then quantized again with the guard
 
 import argparse
 import collections
+import math
 import multiprocessing
 import re
 import sys
@@ -289,6 +290,7 @@ class Tally:
     plain: collections.Counter[str] = field(default_factory=collections.Counter)
     refusals: collections.Counter[str] = field(default_factory=collections.Counter)
     faults: list[str] = field(default_factory=list)
+    graphs: int = 0
 
     def add(self, seed: int, form: str, outcome: Outcome) -> None:
         """Count one outcome."""
@@ -305,6 +307,7 @@ class Tally:
         self.plain += other.plain
         self.refusals += other.refusals
         self.faults += other.faults
+        self.graphs += other.graphs
 
 
 def run(
@@ -317,6 +320,7 @@ def run(
     """Check ``count`` graphs from seed ``first`` on in the forms that ``forms`` names for each."""
     tally = Tally()
     for seed in range(first, first + count):
+        tally.graphs += 1
         for form in forms(seed):
             known = len(tally.faults)
             with tempfile.TemporaryDirectory() as folder:
@@ -326,32 +330,57 @@ def run(
     return tally
 
 
-def run_apart(first: int, count: int, tell: Callable[[str], object]) -> Tally:
-    """``run`` in processes of their own, some graphs each, so that one that dies is a fault and not the end."""
-    tally = Tally()
+def run_apart(first: int, count: int, tell: Callable[[str], object], *, seconds: float = math.inf) -> Tally:
+    """``run`` in processes of their own, some graphs each, so that one that dies is a fault and not the end.
+
+    None is started after ``seconds``.
+    """
+    tally, started = Tally(), time.monotonic()
     pending = [(seed, min(_CHUNK, first + count - seed)) for seed in range(first, first + count, _CHUNK)]
-    while pending:
+    while pending and time.monotonic() - started < seconds:
         seed, size = pending.pop(0)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            try:
-                part = pool.submit(run, seed, size).result()
-            except BrokenProcessPool:
-                part = Tally(faults=[f"seed {seed}: the process died"] if size == 1 else [])
-                pending[:0] = [(one, 1) for one in range(seed, seed + size)] if size > 1 else []
+        part = _apart(run, seed, size)
+        if part is None and size == 1:
+            part = _died(seed)
+        elif part is None:
+            part, pending = Tally(), [*((one, 1) for one in range(seed, seed + size)), *pending]
         for fault in part.faults:
             tell(fault)
         tally.merge(part)
     return tally
 
 
+def _died(seed: int) -> Tally:
+    """The tally of a graph that ended its process: ONNX Runtime's fault if the float model alone does so."""
+    if _apart(_run_float, seed) is None:
+        return Tally(refusals=collections.Counter({"ONNX Runtime dies of the float model": len(FORMS)}), graphs=1)
+    return Tally(faults=[f"seed {seed}: the process died"], graphs=1)
+
+
+def _run_float(seed: int) -> bool:
+    case = random_case(seed)
+    return bool(_outputs(case.build(), list(case.feeds(1)), optimize=True))
+
+
+def _apart(function: Callable[..., Any], *arguments: int) -> Any:
+    """What a function gives in a process of its own; None if that dies."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--graphs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="of the first graph")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which no more are begun")
     chosen = parser.parse_args(arguments)
     started = time.perf_counter()
-    tally = run_apart(chosen.seed, chosen.graphs, lambda fault: print(fault, flush=True))
-    print(f"{chosen.graphs} graphs in {time.perf_counter() - started:.0f} s")
+    seconds = 60 * chosen.minutes
+    tally = run_apart(chosen.seed, chosen.graphs, lambda fault: print(fault, flush=True), seconds=seconds)
+    print(f"{tally.graphs} graphs in {time.perf_counter() - started:.0f} s")
     for form in FORMS:
         print(f"{form}: {tally.quantized[form]} quantized, {tally.plain[form]} with nothing to quantize")
     for reason, times in tally.refusals.most_common():

@@ -88,7 +88,7 @@ def test_a_node_that_does_not_keep_to_its_definition_is_found(
 
 
 def test_graphs_are_counted_and_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz, "run_apart", fuzz.run)
+    monkeypatch.setattr(fuzz, "run_apart", lambda first, count, tell, seconds: fuzz.run(first, count, tell))
     assert fuzz.main(["--graphs", "1", "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     assert "1 graphs in" in printed
@@ -104,9 +104,11 @@ def test_a_process_that_dies_is_a_fault_and_not_the_end() -> None:
         tally = fuzz.run_apart(0, 3, told.append)
     assert tally.faults == told == ["seed 1: the process died"]
     assert tally.plain == {"QDQ": 2}
+    assert tally.graphs == 3
+    assert fuzz.run_apart(0, 3, told.append, seconds=0) == fuzz.Tally()
 
 
 def _dying(first: int, count: int) -> fuzz.Tally:
     if first <= 1 < first + count:
         os._exit(1)
-    return fuzz.Tally(plain=Counter(QDQ=count))
+    return fuzz.Tally(plain=Counter(QDQ=count), graphs=count)
