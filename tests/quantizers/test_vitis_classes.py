@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.quantizers.flow import constants
-from tests.quantizers.vitis_models import SAMPLES, WEIGHTS, network, written
+from tests.quantizers.flow import constants, run, sqnr
+from tests.quantizers.vitis_models import SAMPLES, WEIGHTS, network, simulate, written
 from vqonnx import (
     CalibrationMethod,
     PowerOfTwoMethod,
@@ -237,3 +237,13 @@ def test_rules_that_fixed_scales_contradict_are_told_with_their_nodes(tmp_path: 
     assert ("AdjustShiftRead", "Add_3", 11, -4) in broken
     assert "the device's rule AdjustShiftRead at 'Add_3': 11, must be [0, 7] does not hold" in report.warnings
     assert (report.positions["h"], report.positions["s"]) == (12, 1)
+
+
+@CLASSES
+def test_a_class_by_itself_quantizes_a_model_as_it_comes(kind: type[Any]) -> None:
+    """The types of its values are not known yet."""
+    model = kind(network(), tensors_range=RANGES, extra_options={"Target": "vitis-npu-cnn"}).quantize_model()
+    onnx.checker.check_model(model)
+    found = run(model, SAMPLES[0])["y"]
+    assert sqnr(simulate(SAMPLES[0]["x"], {}), found) > 20
+    assert sum(node.op_type in ("DequantizeLinear", "QLinearConv", "QGemm") for node in model.graph.node) > 2

@@ -17,6 +17,7 @@ from vqonnx.graph.io import load
 from vqonnx.graph.walk import constant, values_by_name
 from vqonnx.kernels.bias import grown_weight_scale
 from vqonnx.quantizers.options import QuantizerOptions
+from vqonnx.quantizers.preparation import prepare_for
 from vqonnx.quantizers.ranges import not_finite, planned_params
 from vqonnx.quantizers.tensors import QuantizedTensors
 from vqonnx.quantizers.types import QuantType
@@ -41,9 +42,11 @@ class PlannedModel(QuantizedTensors):
         self.plan: Plan | None = None
 
     def current_plan(self) -> Plan:
-        """The plan in use; made on first need from the model and the options."""
+        """The plan in use; made on first need from the model, which is prepared for it, and the options."""
         if self.plan is None:
-            self.plan = make_plan(self.model, self.options.target, self.options.rules)
+            prepared = prepare_for(self.model, self.options)
+            self.model = prepared.model
+            self.plan = make_plan(self.model, self.options.target, self.options.rules, prepared.folded)
         return self.plan
 
     def float_array(self, name: str) -> Array:
