@@ -15,10 +15,7 @@ from vqonnx.planning.rules import Override
 
 def form_of(name: str, role: Role, spec: QuantSpec, override: Override | None) -> TensorPlan:
     """A tensor's plan with what the user fixed for it."""
-    if override is not None and override.qtype is not None:
-        spec = replace(spec, qtype=override.qtype)
-    if spec.qtype.kind is Kind.FLOAT:
-        spec = replace(spec, symmetric=True)  # small floats have no zero point
+    spec = _typed(spec, override)
     plan = TensorPlan(key=name, tensor=name, role=role, spec=spec)
     if not spec.has_scale:
         return replace(plan, fixed=(np.array(1.0), np.array(0)))
@@ -43,6 +40,13 @@ def form_of(name: str, role: Role, spec: QuantSpec, override: Override | None) -
     if override.low is not None and override.high is not None:
         return replace(plan, spec=spec, bounds=(override.low, override.high))
     return replace(plan, spec=spec)
+
+
+def _typed(spec: QuantSpec, override: Override | None) -> QuantSpec:
+    """The spec with the user's type; small floats have no zero point."""
+    if override is not None and override.qtype is not None:
+        spec = replace(spec, qtype=override.qtype)
+    return replace(spec, symmetric=True) if spec.qtype.kind is Kind.FLOAT else spec
 
 
 def _check_fixed(name: str, spec: QuantSpec, scale: tuple[float, ...], zero_point: tuple[int, ...]) -> None:
