@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from benchmarks.settings import Settings, find_assets
 from benchmarks.tables import Table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -37,16 +37,18 @@ def main() -> int:
             full=arguments.full,
             work=Path(work),
         )
-        tables = []
+        measured: dict[str, list[Table]] = {}
         print(_machine(), end="\n\n")
         for name in arguments.section or SECTIONS:
+            measured[name] = []
             for table in SECTIONS[name](settings):
                 print(table.markdown(), end="\n\n", flush=True)
-                tables.append(table)
+                measured[name].append(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps([table.json() for table in tables], indent=2) + "\n")
+        tables = [table.json() for section in measured.values() for table in section]
+        arguments.json.write_text(json.dumps(tables, indent=2) + "\n")
     if arguments.readme:
-        write_readme(README, tables)
+        write_readme(README, measured)
     return 0
 
 
@@ -60,7 +62,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=40, help="rounds of the latency measurement")
     parser.add_argument("--full", action="store_true", help="also the peer on 3200 nodes, and 8 GiB of weights")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--readme", action="store_true", help="put the tables of these sections into README.md")
     return parser.parse_args()
 
 
@@ -79,12 +81,22 @@ def _version(package: str) -> str:
         return "from source"
 
 
-def write_readme(path: Path, tables: list[Table]) -> None:
-    """Replace what stands between the markers in README."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    body = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
-    path.write_text(f"{before}{_BEGIN}\n{body}\n{_END}{after}", encoding="utf-8")
+def write_readme(path: Path, measured: Mapping[str, Sequence[Table]]) -> None:
+    """Replace what stands between the markers of each measured section in README; the others stay.
+
+    Raises:
+        ValueError: README has no markers for a section.
+    """
+    text = path.read_text(encoding="utf-8")
+    for section, tables in measured.items():
+        begin, end = f"<!-- bench:{section} -->", f"<!-- end of bench:{section} -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"{path} has no lines {begin} and {end}")
+        body = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
+        text = f"{before}{begin}\n{body}\n{end}{after}"
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -69,15 +69,18 @@ def test_spread_of_equal_values_is_one_number() -> None:
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
 
 
-def test_readme_is_changed_between_its_markers_only(tmp_path: Path) -> None:
+def test_readme_is_changed_between_the_markers_of_what_was_measured(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    path.write_text("head\n<!-- bench:begin -->\nold\n<!-- bench:end -->\ntail\n")
-    bench.write_readme(path, [TABLE])
+    one, two = (f"<!-- bench:{name} -->\n{name} old\n<!-- end of bench:{name} -->\n" for name in ("one", "two"))
+    path.write_text(f"head\n{one}middle\n{two}tail\n")
+    bench.write_readme(path, {"two": [TABLE]})
     text = path.read_text()
-    assert text.startswith("head\n<!-- bench:begin -->\n")
-    assert text.endswith("\n<!-- bench:end -->\ntail\n")
+    assert text.startswith(f"head\n{one}middle\n<!-- bench:two -->\n")
+    assert text.endswith("\n<!-- end of bench:two -->\ntail\n")
     assert "### A title" in text
-    assert "old" not in text
+    assert "two old" not in text
+    with pytest.raises(ValueError, match="no lines <!-- bench:three -->"):
+        bench.write_readme(path, {"three": [TABLE]})
 
 
 def test_assets_are_found_by_part_of_their_name(tmp_path: Path) -> None:
