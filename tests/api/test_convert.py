@@ -84,12 +84,13 @@ def test_one_weight_at_a_time_is_in_memory(rng, tmp_path):
     del weights
     for first, to in ((Form.QDQ, "matmul_nbits"), (Form.MATMUL_NBITS, "qdq")):
         path = written(pack_model(source, first), tmp_path / f"{to}.onnx", external=True)
-        convert_weights(path, tmp_path / "warm.onnx", to=to, verify="checker")
-        tracemalloc.start()
-        convert_weights(path, tmp_path / "out.onnx", to=to, verify="checker")
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 10 * k * k  # on the way a weight is unpacked and copied; all of them unpacked are 24 k^2
+        peaks = []
+        for _ in range(2):  # the first may also compile
+            tracemalloc.start()
+            convert_weights(path, tmp_path / "out.onnx", to=to, verify="checker")
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert min(peaks) < 10 * k * k  # on the way a weight is unpacked and copied; all of them unpacked are 24 k^2
 
 
 @pytest.mark.parametrize(("verify", "loaded"), [(True, True), ("checker", False), (False, False)])
