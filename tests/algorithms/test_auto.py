@@ -5,8 +5,8 @@ from vqonnx.algorithms.auto import AutoConfig, data_free
 from vqonnx.algorithms.base import LayerProblem, find_algorithm
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.weight_plan import CodebookSpec
-from vqonnx.kernels.block_errors import SecondMoment
-from vqonnx.kernels.packing import dequantize_blocks
+from vqonnx.kernels.blocks.errors import SecondMoment
+from vqonnx.kernels.blocks.packing import dequantize_blocks
 
 CHEAP = ("rtn", "clip_search", "scale_search", "hqq")
 

@@ -5,10 +5,10 @@ from vqonnx.algorithms.awq import AwqConfig, awq
 from vqonnx.algorithms.base import LayerProblem, find_algorithm
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.errors import OptionError
-from vqonnx.kernels.block_errors import SecondMoment
-from vqonnx.kernels.blocks import round_blocks
-from vqonnx.kernels.hessian import output_error
-from vqonnx.kernels.packing import dequantize_blocks
+from vqonnx.kernels.blocks.errors import SecondMoment
+from vqonnx.kernels.blocks.hessian import output_error
+from vqonnx.kernels.blocks.packing import dequantize_blocks
+from vqonnx.kernels.blocks.rounding import round_blocks
 
 
 def layer(rng, k=128, n=24):

@@ -6,7 +6,7 @@ from vqonnx.algorithms.options import options_for
 from vqonnx.core.blocks import BlockSpec, CodebookBlocks, QuantizedBlocks
 from vqonnx.core.weight_plan import CodebookSpec
 from vqonnx.errors import OptionError
-from vqonnx.kernels.block_errors import SecondMoment
+from vqonnx.kernels.blocks.errors import SecondMoment
 
 NAMES = ["auto", "awq", "clip_search", "gptq", "hqq", "rtn", "scale_search"]
 SPECS = [

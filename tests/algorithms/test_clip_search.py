@@ -4,9 +4,9 @@ import pytest
 from vqonnx.algorithms.clip_search import ClipSearchConfig, clip_search, layer_ratio
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.errors import OptionError
-from vqonnx.kernels.block_grid import min_max_grid, nearest_values
-from vqonnx.kernels.blocks import round_blocks
-from vqonnx.kernels.packing import dequantize_blocks
+from vqonnx.kernels.blocks.grid import min_max_grid, nearest_values
+from vqonnx.kernels.blocks.packing import dequantize_blocks
+from vqonnx.kernels.blocks.rounding import round_blocks
 
 SPECS = [BlockSpec(bits=bits, symmetric=symmetric) for bits in (2, 4, 8) for symmetric in (False, True)]
 

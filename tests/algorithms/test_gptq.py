@@ -7,11 +7,11 @@ from vqonnx.algorithms.base import LayerProblem, find_algorithm
 from vqonnx.algorithms.gptq import Feedback, GptqConfig, Grid, gptq
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.errors import OptionError, QuantRangeError
-from vqonnx.kernels.block_errors import SecondMoment
-from vqonnx.kernels.block_grid import min_max_grid, nearest_values
-from vqonnx.kernels.blocks import round_blocks
-from vqonnx.kernels.hessian import output_error
-from vqonnx.kernels.packing import dequantize_blocks, unpack_codes, unpack_zero_points
+from vqonnx.kernels.blocks.errors import SecondMoment
+from vqonnx.kernels.blocks.grid import min_max_grid, nearest_values
+from vqonnx.kernels.blocks.hessian import output_error
+from vqonnx.kernels.blocks.packing import dequantize_blocks, unpack_codes, unpack_zero_points
+from vqonnx.kernels.blocks.rounding import round_blocks
 
 PLAIN = GptqConfig(grid=Grid.MIN_MAX)
 FIXED = GptqConfig(grid=Grid.MIN_MAX, static_grids=True)

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from vqonnx.algorithms.hqq import HqqConfig, hqq
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.errors import OptionError
-from vqonnx.kernels.block_grid import min_max_grid
-from vqonnx.kernels.blocks import round_blocks
-from vqonnx.kernels.packing import dequantize_blocks, unpack_zero_points
+from vqonnx.kernels.blocks.grid import min_max_grid
+from vqonnx.kernels.blocks.packing import dequantize_blocks, unpack_zero_points
+from vqonnx.kernels.blocks.rounding import round_blocks
 
 
 def objective(weight, blocks):

@@ -7,9 +7,9 @@ from vqonnx.compat.neural_compressor.utility import quant_tensor, search_clip
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.weight_plan import CodebookSpec
 from vqonnx.errors import OptionError
-from vqonnx.kernels.blocks import round_blocks
-from vqonnx.kernels.codebook import NF4, round_to_book
-from vqonnx.kernels.packing import dequantize_blocks, unpack_codes
+from vqonnx.kernels.blocks.codebook import NF4, round_to_book
+from vqonnx.kernels.blocks.packing import dequantize_blocks, unpack_codes
+from vqonnx.kernels.blocks.rounding import round_blocks
 
 SPECS = [BlockSpec(bits=bits, block_size=32, symmetric=symmetric) for bits in (2, 4, 8) for symmetric in (False, True)]
 SPEC = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.bits}bit-{'sym' if spec.symmetric else 'asym'}")

@@ -7,8 +7,8 @@ from hypothesis.extra import numpy as hnp
 from vqonnx.algorithms.scale_search import ScaleSearchConfig, scale_search, search_grid
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.errors import OptionError, QuantRangeError
-from vqonnx.kernels.block_grid import min_max_grid, nearest_values
-from vqonnx.kernels.packing import dequantize_blocks, unpack_zero_points
+from vqonnx.kernels.blocks.grid import min_max_grid, nearest_values
+from vqonnx.kernels.blocks.packing import dequantize_blocks, unpack_zero_points
 
 SPECS = st.builds(
     BlockSpec, bits=st.sampled_from([2, 4, 8]), block_size=st.sampled_from([16, 32]), symmetric=st.booleans()

@@ -9,7 +9,7 @@ from vqonnx.algorithms.clip_search import ClipSearchConfig, clip_search
 from vqonnx.algorithms.options import options_for
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.weight_plan import CodebookSpec
-from vqonnx.kernels.block_errors import SecondMoment
+from vqonnx.kernels.blocks.errors import SecondMoment
 
 
 @pytest.fixture

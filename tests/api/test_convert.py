@@ -10,9 +10,9 @@ import pytest
 
 from models.build import build
 from models.registry import load as load_cases
-from tests.emitters.packing import SQNR, Form, pack_model, run, sqnr
-from tests.emitters.test_matmul_nbits import normal, product
-from tests.stages.test_convert import equal_bits, packed_blocks
+from tests.emitters.weights.packing import SQNR, Form, pack_model, run, sqnr
+from tests.emitters.weights.test_matmul_nbits import normal, product
+from tests.stages.weights.test_convert import equal_bits, packed_blocks
 from vqonnx.api.convert import Conversion, convert_weights
 from vqonnx.errors import ModelError, OptionError, OutputError, UnsupportedModelError, VerificationError
 from vqonnx.graph.io import load, save
@@ -124,7 +124,8 @@ def test_nothing_to_convert_is_an_error_and_nothing_is_written(rng, tmp_path):
 def test_a_result_that_differs_is_not_saved(rng, tmp_path, monkeypatch):
     path = written(pack_model(product(normal(rng, 64, 8))), tmp_path / "m.onnx")
     before = path.read_bytes()
-    monkeypatch.setattr("vqonnx.emitters.block_qdq.k_major_codes", lambda blocks: np.zeros(64 * 8 // 2, np.uint8))
+    zeros = np.zeros(64 * 8 // 2, np.uint8)
+    monkeypatch.setattr("vqonnx.emitters.weights.block_qdq.k_major_codes", lambda blocks: zeros)
     with pytest.raises(VerificationError, match="not what it was before the conversion"):
         convert_weights(path, path, to="qdq")
     assert path.read_bytes() == before

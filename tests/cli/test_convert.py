@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from models.registry import load as load_cases
-from tests.emitters.packing import pack_model
-from tests.emitters.test_matmul_nbits import normal, product
+from tests.emitters.weights.packing import pack_model
+from tests.emitters.weights.test_matmul_nbits import normal, product
 from vqonnx.api.convert import convert_weights
 from vqonnx.cli.convert import Form
 from vqonnx.cli.main import app

@@ -11,7 +11,7 @@ from vqonnx.compat.neural_compressor import rounding as module
 from vqonnx.compat.neural_compressor.onnxrt import pad_tensor, qdq_tensor, quant_tensor
 from vqonnx.compat.neural_compressor.rounding import Rounding, pack_groups, round_groups
 from vqonnx.errors import OptionError, QuantRangeError
-from vqonnx.kernels.packing import dequantize_blocks, unpack_codes, unpack_zero_points
+from vqonnx.kernels.blocks.packing import dequantize_blocks, unpack_codes, unpack_zero_points
 
 WEIGHTS = hnp.arrays(
     np.float32,

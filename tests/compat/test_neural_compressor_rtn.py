@@ -13,11 +13,11 @@ from models.external import external
 from models.sharing import weight_and_value
 from models.weights import chain, half_precision, leading_ones, merged_decoder, tied_copies
 from tests.compat.protos import arrays, attributes, copied, described, ops
-from tests.emitters.packing import run, run_reference
+from tests.emitters.weights.packing import run, run_reference
 from vqonnx.compat.neural_compressor.onnxrt import rtn_quantize
 from vqonnx.compat.neural_compressor.rounding import Rounding, pack_groups, round_groups
 from vqonnx.errors import ModelError, OptionError, QuantRangeError, UnsupportedModelError
-from vqonnx.kernels.packing import dequantize_blocks
+from vqonnx.kernels.blocks.packing import dequantize_blocks
 
 K, N = 96, 40
 

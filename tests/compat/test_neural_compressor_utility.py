@@ -16,7 +16,7 @@ from vqonnx.compat.neural_compressor.utility import (
     search_clip,
 )
 from vqonnx.errors import OptionError
-from vqonnx.kernels.codebook import CODE_BOOKS
+from vqonnx.kernels.blocks.codebook import CODE_BOOKS
 
 BOOKS = pytest.mark.parametrize("dtype", sorted(CODE_BOOKS))
 WEIGHTS = hnp.arrays(

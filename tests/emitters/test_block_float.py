@@ -8,7 +8,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from tests.kernels.formats import assert_same_bits, spread_out
+from tests.kernels.formats.formats import assert_same_bits, spread_out
 from tests.ops.running import extensions
 from vqonnx.core.block_formats import BFP16, BLOCK_FORMATS, MXFP4_E2M1
 from vqonnx.core.custom_ops import DOMAIN
@@ -21,7 +21,7 @@ from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.proto import to_proto
 from vqonnx.graph.walk import values_by_name
-from vqonnx.kernels.blockfloat import round_to_block_float
+from vqonnx.kernels.formats.blockfloat import round_to_block_float
 from vqonnx.runtime.session import open_session
 
 

@@ -26,7 +26,7 @@ _HEAVY = (
     "sympy",
     "vqonnx.flows.static",
     "vqonnx.flows.weight_only",
-    "vqonnx.stages.solve_layers",
+    "vqonnx.stages.weights.layers",
 )
 """Imported before the first fork, so that runs spend their time on what may be torn."""
 

@@ -11,7 +11,7 @@ from tests.faults.flow import CASES
 from vqonnx.errors import VqonnxError
 from vqonnx.graph.io import load, save
 from vqonnx.stages.prepare import prepare
-from vqonnx.stages.prepare_weights import prepare_weights
+from vqonnx.stages.weights.prepare import prepare_weights
 
 _MIB = 1 << 20
 

@@ -17,7 +17,7 @@ from benchmarks.memory import AnonymousPeak
 from models.build import Weights, build
 from models.registry import load as load_cases
 from vqonnx import Report, quantize_weight_only
-from vqonnx.stages.weight_files import DataFile
+from vqonnx.stages.weights.files import DataFile
 
 ROOT = Path(__file__).parents[2]
 

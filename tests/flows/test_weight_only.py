@@ -13,7 +13,7 @@ from models import weights as cases
 from models.build import build
 from models.registry import load as load_cases
 from tests.flows.packing import bfloat16_product, decoder_samples, pack
-from tests.stages.packing import ALL_OPERATORS, outputs_of
+from tests.stages.weights.packing import ALL_OPERATORS, outputs_of
 from vqonnx.errors import OptionError, QuantRangeError, UnsupportedModelError, VerificationError
 from vqonnx.kernels.metrics import sqnr_db
 from vqonnx.report.figures import Level
@@ -230,7 +230,7 @@ def test_a_layer_that_computes_something_else_leaves_the_old_file(
 ) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")
-    monkeypatch.setattr("vqonnx.stages.verify_weights.LEAST_DB", 200.0)
+    monkeypatch.setattr("vqonnx.stages.weights.verify.LEAST_DB", 200.0)
     with pytest.raises(VerificationError, match="computes something else than its packed weight says"):
         pack(cases.decoder_with_cache(), path)
     assert path.read_bytes() == b"old"

@@ -17,8 +17,8 @@ from vqonnx import Report
 from vqonnx.errors import ModelError, OutputError
 from vqonnx.flows.weight_only import work_folder
 from vqonnx.graph.io import load
-from vqonnx.stages import weight_files
-from vqonnx.stages.weight_store import WeightStore
+from vqonnx.stages.weights import files as weight_files
+from vqonnx.stages.weights.store import WeightStore
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "rtn": {"op_types_to_quantize": ["MatMul", "Gather"]},

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.kernels.formats import assert_same_bits, spread_out
+from tests.kernels.formats.formats import assert_same_bits, spread_out
 from tests.ops.running import custom_model, extensions, feeds_of, float_model
 from vqonnx.core.block_formats import BFP16, BLOCK_FORMATS, MX6, MXFP4_E2M1
 from vqonnx.core.custom_ops import BLOCK_FLOAT, CUSTOM_OPS, DOMAIN, MICROSCALING, OLD_DOMAIN, attributes_of, block_op
@@ -22,8 +22,8 @@ from vqonnx.core.qtype import QTYPES
 from vqonnx.core.spec import QuantSpec
 from vqonnx.errors import DependencyError, VerificationError
 from vqonnx.kernels.affine import dequantize, quantize
-from vqonnx.kernels.blockfloat import round_to_block_float
-from vqonnx.kernels.microscaling import round_to_microscaling
+from vqonnx.kernels.formats.blockfloat import round_to_block_float
+from vqonnx.kernels.formats.microscaling import round_to_microscaling
 from vqonnx.ops import bodies, register
 from vqonnx.ops.register import INTEGERS
 from vqonnx.runtime.session import open_session

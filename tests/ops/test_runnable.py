@@ -3,12 +3,12 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from tests.kernels.formats import assert_same_bits
+from tests.kernels.formats.formats import assert_same_bits
 from tests.ops.running import custom_model, extensions, feeds_of, float_model
 from vqonnx.core.block_formats import BFP16, MXINT8, Rounding
 from vqonnx.core.custom_ops import CUSTOM_OPS, OLD_DOMAIN
 from vqonnx.errors import UnsupportedModelError
-from vqonnx.kernels.blockfloat import round_to_block_float
+from vqonnx.kernels.formats.blockfloat import round_to_block_float
 from vqonnx.ops import make_runnable
 from vqonnx.runtime.session import open_session
 

@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 from vqonnx.core.weight_plan import WeightOnlyPlan
 from vqonnx.graph.io import load
-from vqonnx.planning.layers import Layer, find_layers
-from vqonnx.planning.weight_rules import WeightRules
-from vqonnx.planning.weights import plan_weights
-from vqonnx.stages.prepare_weights import prepare_weights
+from vqonnx.planning.weights.layers import Layer, find_layers
+from vqonnx.planning.weights.plan import plan_weights
+from vqonnx.planning.weights.rules import WeightRules
+from vqonnx.stages.weights.prepare import prepare_weights
 
 
 def found_in(proto: onnx.ModelProto, *, requantize: bool = False) -> tuple[ir.Model, list[Layer], dict[str, str]]:

@@ -12,7 +12,7 @@ from models.precision import double
 from models.weights import foreign_names, leading_ones, pointwise, quantized
 from tests.planning.finding import found_in
 from vqonnx.graph.io import load
-from vqonnx.planning.layers import find_layers
+from vqonnx.planning.weights.layers import find_layers
 
 
 def model_of(nodes: str, inputs: str = "float[N, 8] x", opset: int = 17, **arrays: Array) -> onnx.ModelProto:

@@ -7,8 +7,8 @@ from onnx import parser
 from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.io import load
 from vqonnx.graph.names import ensure_unique_names
-from vqonnx.planning.layers import find_layers
 from vqonnx.planning.quantized import looks_up_scales, quantized_already, quantized_nodes, refuse_quantized
+from vqonnx.planning.weights.layers import find_layers
 from vqonnx.targets.registry import get_target
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]>'

@@ -11,8 +11,8 @@ import onnx
 from models.build import build
 from vqonnx import quantize_static
 from vqonnx.core.block_formats import BLOCK_FLOAT_FORMATS, MICROSCALING_FORMATS
-from vqonnx.kernels.blockfloat import round_to_block_float
-from vqonnx.kernels.microscaling import round_to_microscaling
+from vqonnx.kernels.formats.blockfloat import round_to_block_float
+from vqonnx.kernels.formats.microscaling import round_to_microscaling
 
 FLOATS = {
     "QFloat16": np.float16,

@@ -9,13 +9,13 @@ from vqonnx.emitters.dynamic import emit_dynamic
 from vqonnx.errors import VerificationError
 from vqonnx.graph.edit import add_initializer
 from vqonnx.graph.io import load, save
-from vqonnx.planning.dynamic import plan_dynamic
-from vqonnx.planning.dynamic_nodes import DYNAMIC_OPERATORS, find_dynamic_nodes
+from vqonnx.planning.dynamic.nodes import DYNAMIC_OPERATORS, find_dynamic_nodes
+from vqonnx.planning.dynamic.plan import plan_dynamic
 from vqonnx.planning.rules import Selection
 from vqonnx.quantizers.dynamic_options import dynamic_rules
-from vqonnx.stages.prepare_weights import prepare_weights
 from vqonnx.stages.round_rows import round_weights
 from vqonnx.stages.verify_dynamic import Trial, verify_nodes
+from vqonnx.stages.weights.prepare import prepare_weights
 
 MODELS = {
     DynamicForm.PRODUCT: made.product(),

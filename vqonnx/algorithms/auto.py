@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from vqonnx.algorithms.base import Algorithm, LayerProblem, LayerSolution, Needs, WeightSpec, find_algorithm, register
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.errors import OptionError
-from vqonnx.kernels.block_errors import Candidate, SecondMoment, output_errors
+from vqonnx.kernels.blocks.errors import Candidate, SecondMoment, output_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from vqonnx.algorithms.scale_search import search_grid
 from vqonnx.algorithms.slabs import by_slabs, slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
-from vqonnx.kernels.block_errors import SecondMoment
-from vqonnx.kernels.block_grid import (
+from vqonnx.kernels.blocks.errors import SecondMoment
+from vqonnx.kernels.blocks.grid import (
     F32,
     F64,
     BlockGrid,

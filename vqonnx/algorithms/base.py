@@ -18,7 +18,7 @@ import numpy.typing as npt
 from vqonnx.core.blocks import BlockSpec, FloatArray, PackedWeight
 from vqonnx.core.weight_plan import CodebookSpec
 from vqonnx.errors import OptionError, nearest
-from vqonnx.kernels.block_errors import SecondMoment
+from vqonnx.kernels.blocks.errors import SecondMoment
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]

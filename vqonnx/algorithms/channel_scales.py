@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vqonnx.core.blocks import BlockSpec
-from vqonnx.kernels.block_errors import SecondMoment
-from vqonnx.kernels.block_grid import (
+from vqonnx.kernels.blocks.errors import SecondMoment
+from vqonnx.kernels.blocks.grid import (
     F32,
     F64,
     BlockGrid,
@@ -25,7 +25,7 @@ from vqonnx.kernels.block_grid import (
     min_max_grid,
     nearest_values,
 )
-from vqonnx.kernels.hessian import checked_hessian
+from vqonnx.kernels.blocks.hessian import checked_hessian
 from vqonnx.kernels.parallel import in_parallel
 
 

@@ -15,7 +15,7 @@ from vqonnx.algorithms.slabs import by_slabs, slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import over_columns
-from vqonnx.kernels.block_grid import (
+from vqonnx.kernels.blocks.grid import (
     F32,
     F64,
     BlockGrid,
@@ -103,7 +103,7 @@ def clipped_grid(
     weight: F32, energy: F32, spec: BlockSpec, config: ClipSearchConfig = DEFAULT
 ) -> tuple[BlockGrid, F64]:
     """The grid of each block's best ratio, and each ratio's weighted squared error over the whole weight, [R]."""
-    from vqonnx.kernels import clip_loops
+    from vqonnx.kernels.blocks import clip_loops
 
     grid, ratios = min_max_grid(weight, spec), config.candidates()
     totals = np.empty((ratios.size, weight.shape[1]))

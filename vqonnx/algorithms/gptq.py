@@ -28,8 +28,8 @@ from vqonnx.algorithms.slabs import by_slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks, block_count
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import one_blas_thread, over_columns
-from vqonnx.kernels.block_errors import SecondMoment
-from vqonnx.kernels.block_grid import (
+from vqonnx.kernels.blocks.errors import SecondMoment
+from vqonnx.kernels.blocks.grid import (
     F32,
     U8,
     BlockGrid,
@@ -41,7 +41,7 @@ from vqonnx.kernels.block_grid import (
     packed,
     top_code,
 )
-from vqonnx.kernels.hessian import checked_hessian, damped, inverse_factor
+from vqonnx.kernels.blocks.hessian import checked_hessian, damped, inverse_factor
 
 _STEP = 128  # rows in a step; no effect on the result but rounding
 _LARGEST_DAMPING = 1.0
@@ -160,8 +160,8 @@ def gptq(
 
     Args:
         weight: [K, N], float16, float32 or float64.
-        hessian: [K, K], sum or mean of x x^T over the layer's inputs; see :func:`vqonnx.kernels.hessian.accumulate`.
-            Layers that read the same inputs can share one ``Feedback.of`` it.
+        hessian: [K, K], sum or mean of x x^T over the layer's inputs; see
+            ``kernels.blocks.hessian.accumulate``. Layers that read the same inputs can share one ``Feedback.of`` it.
         spec: Bits, block size, symmetry.
         config: Options.
         threads: Threads to use; as many as there are processors if None.
@@ -215,7 +215,7 @@ def _chosen_grid(
 
 def _solve_columns(problem: _Problem, spec: BlockSpec, config: GptqConfig, left: int, right: int) -> U8:
     """Codes of the columns [left, right), rows in solving order; fills their part of the grid."""
-    from vqonnx.kernels import gptq_loops
+    from vqonnx.kernels.blocks import gptq_loops
 
     rows = problem.weight[:, left:right].copy()
     k, size, top = rows.shape[0], spec.size_for(rows.shape[0]), top_code(spec)

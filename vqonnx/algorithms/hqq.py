@@ -26,7 +26,7 @@ from vqonnx.algorithms.slabs import by_slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import over_columns
-from vqonnx.kernels.block_grid import F32, BlockGrid, FloatArray, checked_weight, min_max_grid, round_to_grid, top_code
+from vqonnx.kernels.blocks.grid import F32, BlockGrid, FloatArray, checked_weight, min_max_grid, round_to_grid, top_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def hqq(weight: FloatArray, spec: BlockSpec, config: HqqConfig | None = None) ->
 
 
 def _grid(weight: F32, spec: BlockSpec, thresholds: F32) -> BlockGrid:
-    from vqonnx.kernels import hqq_loops
+    from vqonnx.kernels.blocks import hqq_loops
 
     grid, form = min_max_grid(weight, spec), (spec.size_for(weight.shape[0]), top_code(spec))
 

@@ -16,9 +16,9 @@ from vqonnx.algorithms.slabs import book_by_slabs
 from vqonnx.core.blocks import U8, BlockSpec, FloatArray, QuantizedBlocks
 from vqonnx.core.weight_plan import CodebookSpec
 from vqonnx.errors import OptionError
-from vqonnx.kernels.blocks import quantize_blocks, round_blocks
-from vqonnx.kernels.codebook import code_book, round_to_book
-from vqonnx.kernels.packing import unpack_zero_points
+from vqonnx.kernels.blocks.codebook import code_book, round_to_book
+from vqonnx.kernels.blocks.packing import unpack_zero_points
+from vqonnx.kernels.blocks.rounding import quantize_blocks, round_blocks
 
 F32 = npt.NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from vqonnx.algorithms.slabs import by_slabs
 from vqonnx.core.blocks import BlockSpec, QuantizedBlocks
 from vqonnx.errors import OptionError
 from vqonnx.kernels.blas import over_columns
-from vqonnx.kernels.block_grid import (
+from vqonnx.kernels.blocks.grid import (
     F32,
     BlockGrid,
     FloatArray,
@@ -68,7 +68,7 @@ def search_grid(
     weight: F32, energy: F32, spec: BlockSpec, config: ScaleSearchConfig = DEFAULT, *, threads: int | None = None
 ) -> BlockGrid:
     """The best grid found for each block of a float32 weight [K, N]; ``energy`` [K] weighs its rows' errors."""
-    from vqonnx.kernels import scale_loops
+    from vqonnx.kernels.blocks import scale_loops
 
     grid = min_max_grid(weight, spec, threads=threads)
     # A symmetric grid reaches one code farther on one side; without clipping, its scale may be larger than the start's.

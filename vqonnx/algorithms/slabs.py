@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from vqonnx.core.blocks import CodebookBlocks, FloatArray, QuantizedBlocks
-from vqonnx.kernels.block_grid import matrix_shape
+from vqonnx.kernels.blocks.grid import matrix_shape
 
 _ELEMENTS = 1 << 24  # of a slab: 64 MiB of float32
 _COLUMNS = 1024  # least width: enough tiles for all cores

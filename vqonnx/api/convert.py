@@ -13,9 +13,9 @@ from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.external import external_tensors, is_inside
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.report.figures import Level
-from vqonnx.stages.convert import check_converted, convert
 from vqonnx.stages.verify import VerifyOptions
 from vqonnx.stages.verify import verify as verify_file
+from vqonnx.stages.weights.convert import check_converted, convert
 
 _FORMS = {form.value: form for form in (WeightForm.QDQ, WeightForm.MATMUL_NBITS)}
 _LARGEST_ACCURACY_LEVEL = 4

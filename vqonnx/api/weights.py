@@ -15,7 +15,7 @@ from vqonnx.flows.packing import WeightOnlyJob
 from vqonnx.flows.weight_only import pack_file
 from vqonnx.graph.io import ModelSource
 from vqonnx.planning.rules import Pattern, Selection
-from vqonnx.planning.weight_rules import LayerOverride, WeightRules
+from vqonnx.planning.weights.rules import LayerOverride, WeightRules
 from vqonnx.progress import Progress, terminal_progress
 from vqonnx.report.figures import Level
 from vqonnx.report.model import Report

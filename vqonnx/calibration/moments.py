@@ -9,7 +9,7 @@ import numpy.typing as npt
 from vqonnx.calibration.feeds import Array
 from vqonnx.calibration.samples import Samples
 from vqonnx.errors import SampleError
-from vqonnx.kernels.hessian import accumulate
+from vqonnx.kernels.blocks.hessian import accumulate
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]

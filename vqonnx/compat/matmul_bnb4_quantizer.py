@@ -19,11 +19,11 @@ from vqonnx.errors import OptionError, OutputError, VqonnxError
 from vqonnx.flows.packing import Packing, WeightOnlyJob
 from vqonnx.graph.io import load
 from vqonnx.graph.versions import least_ir_version
-from vqonnx.kernels.codebook import FP4, NF4, code_book, round_to_book
+from vqonnx.kernels.blocks.codebook import FP4, NF4, code_book, round_to_book
 from vqonnx.planning.rules import Pattern, Selection
-from vqonnx.planning.weight_rules import WeightRules
+from vqonnx.planning.weights.rules import WeightRules
 from vqonnx.report.figures import Level
-from vqonnx.stages.weight_store import MemoryStore
+from vqonnx.stages.weights.store import MemoryStore
 
 _BOOKS = {book.quant_type: book.name for book in (FP4, NF4)}
 

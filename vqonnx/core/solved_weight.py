@@ -1,4 +1,4 @@
-"""One packed weight, and what is known of its quality. Data only; ``stages/solve_weights.py`` makes it."""
+"""One packed weight, and what is known of its quality. Data only; ``stages/weights/solve.py`` makes it."""
 
 from dataclasses import dataclass
 

@@ -22,9 +22,9 @@ from vqonnx.graph.edit import Attribute, add_initializer, insert_after_value, ma
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import constant
 from vqonnx.kernels.affine import dequantize, quantize
-from vqonnx.kernels.blockfloat import round_to_block_float
-from vqonnx.kernels.floats import round_to_float
-from vqonnx.kernels.microscaling import round_to_microscaling
+from vqonnx.kernels.formats.blockfloat import round_to_block_float
+from vqonnx.kernels.formats.floats import round_to_float
+from vqonnx.kernels.formats.microscaling import round_to_microscaling
 
 FloatArray = npt.NDArray[np.floating]
 

@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from vqonnx.core.dynamic_plan import DynamicForm, DynamicNodePlan, DynamicPlan
 from vqonnx.emitters.integer_weights import IntegerWeights, RoundedRows
-from vqonnx.emitters.products import add_bias, constant_shape, replace_product
-from vqonnx.emitters.replacement import Replacement
+from vqonnx.emitters.weights.products import add_bias, constant_shape, replace_product
+from vqonnx.emitters.weights.replacement import Replacement
 from vqonnx.graph.edit import insert_before, make_node, remove_dead
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import constant, nodes_by_name

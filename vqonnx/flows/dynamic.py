@@ -19,17 +19,17 @@ from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.graph.proto import initialized_values
 from vqonnx.graph.walk import nodes
-from vqonnx.planning.dynamic import DynamicRules, Planned, plan_dynamic
-from vqonnx.planning.dynamic_nodes import DYNAMIC_OPERATORS, find_dynamic_nodes
+from vqonnx.planning.dynamic.nodes import DYNAMIC_OPERATORS, find_dynamic_nodes
+from vqonnx.planning.dynamic.plan import DynamicRules, Planned, plan_dynamic
 from vqonnx.progress import Progress, silent
 from vqonnx.report.figures import Level, Verification
 from vqonnx.report.model import OptionUsed, Report
 from vqonnx.report.weights import WeightFigures
 from vqonnx.stages.emit import TARGET_KEY
-from vqonnx.stages.prepare_weights import prepare_weights
 from vqonnx.stages.round_rows import round_weights
 from vqonnx.stages.verify_dynamic import Trial, verify_nodes
 from vqonnx.stages.verify_in_memory import has_data_file, verify_in_memory
+from vqonnx.stages.weights.prepare import prepare_weights
 from vqonnx.transforms.opset import upgrade_opset
 from vqonnx.version import __version__
 

@@ -14,23 +14,23 @@ from vqonnx.calibration.samples import Samples
 from vqonnx.core.blocks import PER_CHANNEL, BlockSpec, PackedWeight
 from vqonnx.core.solved_weight import SolvedWeight
 from vqonnx.core.weight_plan import WeightForm, WeightOnlyPlan, WeightPlan
-from vqonnx.emitters.weights import emit_weights
+from vqonnx.emitters.weights.emit import emit_weights
 from vqonnx.errors import OptionError, UnsupportedModelError
 from vqonnx.flows.kept import AlreadyQuantized
 from vqonnx.graph.identity import model_identity
 from vqonnx.graph.walk import nodes, values
-from vqonnx.planning.layers import Layer, find_layers
-from vqonnx.planning.weight_rules import WeightRules
-from vqonnx.planning.weights import plan_weights
+from vqonnx.planning.weights.layers import Layer, find_layers
+from vqonnx.planning.weights.plan import plan_weights
+from vqonnx.planning.weights.rules import WeightRules
 from vqonnx.progress import Progress, silent
 from vqonnx.report.figures import Level
 from vqonnx.report.weights import WeightFigures, decibels_of
-from vqonnx.stages.channel_scales import fold_channel_scales
 from vqonnx.stages.emit import TARGET_KEY
-from vqonnx.stages.prepare_weights import prepare_weights
-from vqonnx.stages.solve_layers import SolveOptions, solve_layers
-from vqonnx.stages.verify_weights import LayerEnds
-from vqonnx.stages.weight_store import SolvedWeights
+from vqonnx.stages.weights.channel_scales import fold_channel_scales
+from vqonnx.stages.weights.layers import SolveOptions, solve_layers
+from vqonnx.stages.weights.prepare import prepare_weights
+from vqonnx.stages.weights.store import SolvedWeights
+from vqonnx.stages.weights.verify import LayerEnds
 from vqonnx.transforms.opset import upgrade_opset
 from vqonnx.version import __version__
 

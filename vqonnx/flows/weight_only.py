@@ -20,13 +20,13 @@ from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.external import external_tensors, is_inside
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.graph.proto import initialized_values
-from vqonnx.planning.weights import NothingToPackError
+from vqonnx.planning.weights.plan import NothingToPackError
 from vqonnx.report.figures import Level, Verification
 from vqonnx.report.model import Report
 from vqonnx.runtime.machine import free_memory
 from vqonnx.stages.verify import VerifyOptions, file_bytes, model_bytes, verify
-from vqonnx.stages.verify_weights import verify_layers
-from vqonnx.stages.weight_store import WeightStore
+from vqonnx.stages.weights.store import WeightStore
+from vqonnx.stages.weights.verify import verify_layers
 from vqonnx.version import __version__
 
 _INLINE_BYTES = 1 << 28

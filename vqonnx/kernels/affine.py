@@ -16,7 +16,7 @@ from vqonnx.core.params import QuantizedTensor, QuantParams
 from vqonnx.core.qtype import Kind
 from vqonnx.core.spec import QuantSpec, ScaleGrid
 from vqonnx.errors import OptionError, QuantRangeError
-from vqonnx.kernels.floats import round_to_float
+from vqonnx.kernels.formats.floats import round_to_float
 from vqonnx.kernels.scale_grid import LARGEST_POWER, LARGEST_SCALE, SMALLEST_SCALE, on_grid
 
 F64 = npt.NDArray[np.float64]

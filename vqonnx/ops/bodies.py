@@ -19,8 +19,8 @@ from vqonnx.core.qtype import QTYPES
 from vqonnx.core.spec import QuantSpec
 from vqonnx.errors import OptionError, VqonnxError
 from vqonnx.kernels.affine import dequantize, quantize
-from vqonnx.kernels.blockfloat import round_to_block_float
-from vqonnx.kernels.microscaling import round_to_microscaling
+from vqonnx.kernels.formats.blockfloat import round_to_block_float
+from vqonnx.kernels.formats.microscaling import round_to_microscaling
 
 F32 = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]

@@ -10,7 +10,7 @@ from vqonnx.core.qtype import INT8, UINT8
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Target
 from vqonnx.errors import OptionError, nearest
-from vqonnx.planning.dynamic import DynamicRules
+from vqonnx.planning.dynamic.plan import DynamicRules
 from vqonnx.planning.rules import Pattern, Selection
 from vqonnx.quantizers.options import resolve_target
 from vqonnx.quantizers.types import QuantType

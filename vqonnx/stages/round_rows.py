@@ -6,7 +6,7 @@ from vqonnx.core.dynamic_plan import DynamicPlan
 from vqonnx.emitters.integer_weights import RoundedRows
 from vqonnx.errors import QuantRangeError
 from vqonnx.kernels.row_codes import rounding_error, row_params
-from vqonnx.planning.row_weights import RowWeight
+from vqonnx.planning.dynamic.row_weights import RowWeight
 from vqonnx.progress import Progress, silent
 from vqonnx.report.weights import decibels_of
 

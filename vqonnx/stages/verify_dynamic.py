@@ -24,8 +24,8 @@ from vqonnx.graph.packed import computed_tensor
 from vqonnx.graph.segments import around
 from vqonnx.graph.walk import constant, constant_tensor, values_by_name
 from vqonnx.kernels.metrics import ErrorSums
-from vqonnx.planning.dynamic_nodes import DynamicNode
-from vqonnx.planning.row_weights import RowWeight
+from vqonnx.planning.dynamic.nodes import DynamicNode
+from vqonnx.planning.dynamic.row_weights import RowWeight
 from vqonnx.progress import Progress, silent
 from vqonnx.runtime.package import runtime_errors
 from vqonnx.runtime.session import open_session

@@ -65,7 +65,7 @@ class Fold:
     Attributes:
         operands: Constants of the graph.
         packed: Names of planned nodes whose packed output channels take the factors; see
-            ``stages.solve_weights.scale_outputs``.
+            ``stages.weights.solve.scale_outputs``.
     """
 
     operands: tuple[_Operand, ...]

@@ -8,7 +8,7 @@ import pytest
 from models.external import huge
 from tests.compat.matmul_nbits_quantizer.shared import K, products
 from tests.compat.protos import described
-from tests.emitters.packing import run
+from tests.emitters.weights.packing import run
 from vqonnx.compat.matmul_nbits_quantizer import MatMulNBitsQuantizer, ONNXModel
 from vqonnx.errors import ModelError, OutputError
 

@@ -14,15 +14,15 @@ from models.external import external
 from models.weights import merged_decoder, quantized, tied_copies
 from tests.compat.matmul_nbits_quantizer.shared import K, correlated, lookup, products, sqnr, weights_of
 from tests.compat.protos import arrays, attributes, copied, described, ops
-from tests.emitters.packing import run
+from tests.emitters.weights.packing import run
 from tests.versions import since
 from vqonnx.compat import matmul_nbits_quantizer as ours
 from vqonnx.compat.matmul_4bits_quantizer import MatMul4BitsQuantizer
 from vqonnx.compat.neural_compressor.rounding import Rounding, pack_groups
-from vqonnx.emitters.weights import read_blocks
+from vqonnx.emitters.weights.emit import read_blocks
 from vqonnx.errors import ModelError, OptionError, QuantRangeError, SampleError, UnsupportedModelError
 from vqonnx.graph.io import load
-from vqonnx.kernels.packing import dequantize_blocks, unpack_codes, unpack_zero_points
+from vqonnx.kernels.blocks.packing import dequantize_blocks, unpack_codes, unpack_zero_points
 
 QDQ = ours.QuantFormat.QDQ
 BLANK = [{"x": np.zeros((1, K), np.float32)}]

@@ -7,7 +7,7 @@ from vqonnx.compat.matmul_nbits_quantizer.settings import Settings, node_overrid
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.weight_plan import WeightForm
 from vqonnx.errors import OptionError
-from vqonnx.planning.weight_rules import LayerOverride
+from vqonnx.planning.weights.rules import LayerOverride
 
 QDQ = ours.QuantFormat.QDQ
 

@@ -23,13 +23,13 @@ from vqonnx.flows.packing import Packing, WeightOnlyJob
 from vqonnx.graph.io import load
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.versions import least_ir_version
-from vqonnx.planning.layers import LAYER_OPERATORS
 from vqonnx.planning.rules import Pattern, Selection
+from vqonnx.planning.weights.layers import LAYER_OPERATORS
 from vqonnx.progress import Progress, silent
 from vqonnx.quantizers.types import QuantFormat
 from vqonnx.report.figures import Level
 from vqonnx.report.weights import WeightFigures
-from vqonnx.stages.weight_store import MemoryStore
+from vqonnx.stages.weights.store import MemoryStore
 
 _log = logging.getLogger(__name__)
 

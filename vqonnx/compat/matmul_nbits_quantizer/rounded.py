@@ -8,9 +8,9 @@ from vqonnx.core.solved_weight import SolvedWeight
 from vqonnx.core.weight_plan import WeightPlan
 from vqonnx.errors import OptionError, QuantRangeError, nearest
 from vqonnx.flows.packing import Packing
-from vqonnx.kernels.block_errors import weight_errors
-from vqonnx.planning.layers import Layer
-from vqonnx.stages.weight_store import SolvedWeights
+from vqonnx.kernels.blocks.errors import weight_errors
+from vqonnx.planning.weights.layers import Layer
+from vqonnx.stages.weights.store import SolvedWeights
 
 
 def solve_rounded(packing: Packing, solved: SolvedWeights, ratios: Mapping[str, float]) -> None:

@@ -8,9 +8,9 @@ from vqonnx.compat.neural_compressor.node_config import symmetry
 from vqonnx.core.blocks import PER_CHANNEL, BlockSpec
 from vqonnx.core.weight_plan import WeightForm
 from vqonnx.errors import OptionError, nearest
-from vqonnx.planning.layers import LAYER_OPERATORS
 from vqonnx.planning.rules import Pattern, Selection
-from vqonnx.planning.weight_rules import LayerOverride, WeightRules
+from vqonnx.planning.weights.layers import LAYER_OPERATORS
+from vqonnx.planning.weights.rules import LayerOverride, WeightRules
 from vqonnx.quantizers.types import QuantFormat
 
 _PRODUCTS = ("MatMul",)

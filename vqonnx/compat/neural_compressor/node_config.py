@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from vqonnx.compat.neural_compressor.rounding import Rounding
 from vqonnx.errors import OptionError, nearest
-from vqonnx.planning.weight_rules import LARGEST_ACCURACY_LEVEL
+from vqonnx.planning.weights.rules import LARGEST_ACCURACY_LEVEL
 
 WeightConfig: TypeAlias = Mapping[str | tuple[str, str], object]
 """By a node's name, or its name and operator."""

@@ -16,7 +16,7 @@ import numpy as np
 from vqonnx.compat.neural_compressor.groups import F64, code_range, group_scale, pad_tensor, qdq_tensor
 from vqonnx.core.blocks import PACKED_BITS, U8, FloatArray, QuantizedBlocks, block_count, packed_bytes
 from vqonnx.errors import OptionError, QuantRangeError
-from vqonnx.kernels.packing import pack
+from vqonnx.kernels.blocks.packing import pack
 from vqonnx.kernels.parallel import in_parallel
 
 _LARGEST_BITS = 8

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from vqonnx.core.blocks import FloatArray
 from vqonnx.errors import OptionError
-from vqonnx.kernels.codebook import CODE_BOOKS, CodeBook, code_book, nearest_level
+from vqonnx.kernels.blocks.codebook import CODE_BOOKS, CodeBook, code_book, nearest_level
 
 Codes: TypeAlias = tuple[FloatArray, FloatArray, FloatArray | None]
 """Codes, their scale and zero point (None if it is 0); rows of the codes share them."""

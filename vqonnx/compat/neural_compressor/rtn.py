@@ -13,17 +13,17 @@ from vqonnx.compat.neural_compressor.node_config import NodeConfig, WeightConfig
 from vqonnx.compat.neural_compressor.rounding import Rounding, pack_groups, round_groups
 from vqonnx.compat.node_names import append_bits
 from vqonnx.core.blocks import PACKED_BITS, FloatArray
-from vqonnx.emitters import matmul_nbits
-from vqonnx.emitters.products import replace_product
+from vqonnx.emitters.weights import matmul_nbits
+from vqonnx.emitters.weights.products import replace_product
 from vqonnx.errors import OptionError, QuantRangeError, UnsupportedModelError, nearest
 from vqonnx.graph.edit import add_initializer, remove_dead
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.proto import to_proto
 from vqonnx.graph.walk import nodes
-from vqonnx.planning.layers import Layer, find_layers
-from vqonnx.planning.tied import tie
-from vqonnx.stages.prepare_weights import prepare_weights
+from vqonnx.planning.weights.layers import Layer, find_layers
+from vqonnx.planning.weights.tied import tie
+from vqonnx.stages.weights.prepare import prepare_weights
 
 _CONTRIB, _CPU = "com.microsoft", "CPUExecutionProvider"
 _NOTHING: Mapping[str, float] = MappingProxyType({})

@@ -21,7 +21,7 @@ from vqonnx.compat.neural_compressor.rows import (
     row_codes,
 )
 from vqonnx.core.blocks import FloatArray
-from vqonnx.kernels.codebook import CODE_BOOKS, code_book, nearest_level
+from vqonnx.kernels.blocks.codebook import CODE_BOOKS, code_book, nearest_level
 
 __all__ = [
     "qdq_weight_actor",

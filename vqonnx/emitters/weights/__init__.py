@@ -1,0 +1,1 @@
+"""Packed weights, one form a file."""

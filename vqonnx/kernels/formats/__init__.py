@@ -1,0 +1,1 @@
+"""Element formats of floats and block floats, bit by bit."""

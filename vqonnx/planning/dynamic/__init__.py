@@ -1,0 +1,1 @@
+"""Which nodes take integers that are made at run time, and from which weights."""

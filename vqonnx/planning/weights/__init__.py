@@ -1,0 +1,1 @@
+"""Which weights are packed, how, and which nodes read them."""
