@@ -43,7 +43,7 @@ def _ours(algorithm: str, *, symmetric: bool = False) -> Make:
     def make(weight: F32) -> Timed:
         from vqonnx.algorithms.base import LayerProblem, find_algorithm
         from vqonnx.core.blocks import BlockSpec
-        from vqonnx.kernels.packing import dequantize_blocks
+        from vqonnx.kernels.blocks.packing import dequantize_blocks
 
         spec = BlockSpec(bits=4, block_size=BLOCK, symmetric=symmetric)
         solver = find_algorithm(algorithm)
