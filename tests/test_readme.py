@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.sections import SECTIONS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python run\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -30,9 +32,12 @@ def test_every_python_block_is_run() -> None:
     assert len(EXAMPLES) == len(re.findall(r"^```python", README, re.MULTILINE))
 
 
-@pytest.mark.parametrize("marker", ["bench", "custom-ep"])
-def test_generated_sections_are_marked_once(marker: str) -> None:
-    assert README.count(f"<!-- {marker}:begin -->") == README.count(f"<!-- {marker}:end -->") == 1
+def test_measured_sections_are_marked_once() -> None:
+    marked = re.findall(r"^<!-- bench:([\w-]+) -->$", README, re.MULTILINE)
+    assert "models" in marked
+    for section in marked:
+        assert section in SECTIONS
+        assert README.count(f"<!-- bench:{section} -->") == README.count(f"<!-- end of bench:{section} -->") == 1
 
 
 @pytest.mark.parametrize("path", re.findall(r"`((?:tools|models|vqonnx|\.ci)/[\w./]*)`", README))

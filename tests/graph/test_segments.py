@@ -10,6 +10,7 @@ from models.build import build
 from models.matmuls import linear_bias
 from models.registry import load as load_cases
 from tests.quantizers.flow import EAGER, prepared, run
+from tests.sampling import slow
 from vqonnx.calibration.model import exposing
 from vqonnx.errors import ModelError
 from vqonnx.graph.io import load
@@ -43,7 +44,7 @@ def alone(values: list[ir.Value]) -> list[list[ir.Value]]:
     return [[value] for value in values]
 
 
-@pytest.mark.parametrize(("every", "free"), [(1, nothing), (2, nothing), (3, movers)])
+@pytest.mark.parametrize(("every", "free"), [slow((1, nothing)), slow((2, nothing)), (3, movers)])
 @pytest.mark.parametrize("case", list(CASES))
 def test_segments_in_turn_compute_the_model(case: str, every: int, free: Free) -> None:
     model = prepared(CASES[case].build(), OPTIONS)
@@ -96,7 +97,7 @@ def test_a_free_node_lets_its_input_cross_the_cut() -> None:
     assert [node.op_type for node in bound.nodes] == ["Relu", "Conv"]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [slow(1), 2, slow(3)])
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_segment_may_have_several_results_and_graph_inputs_among_them(case: str, size: int) -> None:
     model = prepared(CASES[case].build(), OPTIONS)

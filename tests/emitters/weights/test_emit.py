@@ -22,6 +22,7 @@ from tests.emitters.weights.packing import (
     run,
     sqnr,
 )
+from tests.sampling import one_in
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.weight_plan import Reader
 from vqonnx.emitters.weights.emit import emit_weights, read_blocks
@@ -46,8 +47,7 @@ def only_lookups(name: str) -> bool:
     return all(layer.reader is Reader.LOOKUP for layer in LAYERS[name])
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", LAYERED)
+@pytest.mark.parametrize(("name", "form"), one_in(3, itertools.product(LAYERED, FORMS)))
 def test_every_odd_model_computes_what_the_codes_mean(name, form):
     case = CASES[name]
     if form in NO_LOOKUPS and only_lookups(name):

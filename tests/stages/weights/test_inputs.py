@@ -16,6 +16,7 @@ from models.control import if_captures
 from models.networks import transformer
 from models.registry import load as load_cases
 from models.sharing import tied_embedding
+from tests.sampling import slow
 from tests.stages.weights.walking import (
     Feed,
     Solver,
@@ -59,8 +60,8 @@ def same_moments(solver: Solver, expected: Mapping[LayerInput, tuple[Any, int]],
         np.testing.assert_array_equal(found, found.T)
 
 
-@pytest.mark.parametrize("budget", [0, 1 << 30], ids=["alone", "together"])
-@pytest.mark.parametrize("inferred", [True, False], ids=["typed", "untyped"])
+@pytest.mark.parametrize("budget", [slow(0), 1 << 30], ids=["alone", "together"])
+@pytest.mark.parametrize("inferred", [True, slow(False)], ids=["typed", "untyped"])
 @pytest.mark.parametrize("name", list(WALKED))
 def test_moments_of_the_float_model(name: str, inferred: bool, budget: int, tmp_path: Path) -> None:
     model, feeds = loaded(WALKED[name].build(), inferred=inferred), list(WALKED[name].feeds(SAMPLES))
@@ -71,7 +72,7 @@ def test_moments_of_the_float_model(name: str, inferred: bool, budget: int, tmp_
     same_moments(solver, expected_moments(model, inputs, feeds[7:8]), "held_back", half)
 
 
-@pytest.mark.parametrize("inferred", [True, False], ids=["typed", "untyped"])
+@pytest.mark.parametrize("inferred", [slow(True), False], ids=["typed", "untyped"])
 @pytest.mark.parametrize("name", list(WALKED))
 def test_moments_of_the_model_quantized_so_far(name: str, inferred: bool, tmp_path: Path) -> None:
     model, feeds = loaded(WALKED[name].build(), inferred=inferred), list(WALKED[name].feeds(SAMPLES))
@@ -399,7 +400,7 @@ def interrupted(model: Any, feeds: list[Feed], folder: Path, stop: int, **option
 
 
 @pytest.mark.parametrize("mode", ["float", "quantized"])
-@pytest.mark.parametrize("save_every", [0.0, 1e9], ids=["saved", "saved at the end"])
+@pytest.mark.parametrize("save_every", [0.0, slow(1e9)], ids=["saved", "saved at the end"])
 @pytest.mark.parametrize("case", list(RESUMED))
 def test_an_interrupted_walk_goes_on_where_it_was(case: str, save_every: float, mode: str, tmp_path: Path) -> None:
     model, feeds = loaded(CASES[case].build()), RESUMED[case]
@@ -484,7 +485,7 @@ def test_a_killed_walk_goes_on(after: int, where: str, tmp_path: Path) -> None:
     np.savez(samples, **{f"{index:02}": feed["x"] for index, feed in enumerate(feeds)})
     (work / "weights").mkdir(parents=True)
     program = [sys.executable, "-m", "tests.stages.weights.walking", *map(str, (path, samples, work, after, where))]
-    ended = subprocess.run(program, cwd=Path(__file__).parents[2], capture_output=True, check=False)
+    ended = subprocess.run(program, cwd=Path(__file__).parents[3], capture_output=True, check=False)
     assert ended.returncode == -9, ended.stderr.decode()
     model = load(path)
     solver = walk(model, feeds, work / "weights", work=work, save_every=0)
