@@ -4,9 +4,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1] / "vqonnx"
 
@@ -61,8 +60,13 @@ class _WithoutTypes(ast.NodeTransformer):
         return None if ast.unparse(node.test).endswith("TYPE_CHECKING") else self.generic_visit(node)
 
 
-def imported(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def imported(path: Path) -> list[tuple[str, int]]:
     """Each module that the file imports when it runs, at any depth, with its line."""
+    return list(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[str, int]]:
     for node in ast.walk(_WithoutTypes().visit(ast.parse(path.read_text("utf-8")))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -81,24 +85,24 @@ def test_the_table_has_every_room():
     assert rooms <= set(STANDS_ON)
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports_follow_the_arrows(path):
-    own = room(path)
-    allowed = EVERYWHERE | (set(STANDS_ON) if own in TOP else EVERYWHERE if own in EVERYWHERE else reach(own))
-    for module, line in imported(path):
-        if module.startswith("vqonnx."):
-            assert module.split(".")[1] in allowed, f"{path}:{line}: {own} must not import {module}"
+def test_imports_follow_the_arrows():
+    for path in sources():
+        own = room(path)
+        allowed = EVERYWHERE | (set(STANDS_ON) if own in TOP else EVERYWHERE if own in EVERYWHERE else reach(own))
+        for module, line in imported(path):
+            if module.startswith("vqonnx."):
+                assert module.split(".")[1] in allowed, f"{path}:{line}: {own} must not import {module}"
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_onnx_stays_in_its_rooms(path):
-    own, name = room(path), path.relative_to(ROOT).as_posix()
-    for module, line in imported(path):
-        package = module.split(".")[0]
-        if own in NO_ONNX | EVERYWHERE:
-            assert package not in ONNX_PACKAGES, f"{path}:{line}: {own} must not import {package}"
-        if package == "onnx":
-            assert own in PROTOBUF_ROOMS or name in PROTOBUF_FILES, f"{path}:{line}: protobuf outside its rooms"
+def test_onnx_stays_in_its_rooms():
+    for path in sources():
+        own, name = room(path), path.relative_to(ROOT).as_posix()
+        for module, line in imported(path):
+            package = module.split(".")[0]
+            if own in NO_ONNX | EVERYWHERE:
+                assert package not in ONNX_PACKAGES, f"{path}:{line}: {own} must not import {package}"
+            if package == "onnx":
+                assert own in PROTOBUF_ROOMS or name in PROTOBUF_FILES, f"{path}:{line}: protobuf outside its rooms"
 
 
 def test_files_import_each_other_without_cycles():

@@ -22,6 +22,7 @@ from models.registry import Case
 from models.registry import load as cases
 from tests.quantizers import flow
 from tests.quantizers.flow import EAGER, Feed, constants, maker, node, normals, ops, quantizer, run, sqnr
+from tests.sampling import one_in
 from vqonnx import ONNXQuantizer
 from vqonnx.core.qtype import INT8, UINT8, QType
 from vqonnx.core.spec import QuantSpec
@@ -54,8 +55,10 @@ def conversions(model: Model) -> Counter[tuple[str, str]]:
 
 # ---- all odd models ----
 
+RUNNABLE = [case for case in cases().values() if case.runnable]
 
-@pytest.mark.parametrize("case", [case for case in cases().values() if case.runnable], ids=lambda case: case.name)
+
+@pytest.mark.parametrize("case", one_in(2, RUNNABLE), ids=lambda case: case.name)
 def test_any_model_gives_what_its_qdq_form_gives(case: Case) -> None:
     model, feeds = case.build(), list(case.feeds(4))
     works = [quantizer(model, feeds, kind=kind, target=SAME) for kind in (ONNXQuantizer, flow.QDQQuantizer)]
@@ -78,7 +81,7 @@ def test_any_model_gives_what_its_qdq_form_gives(case: Case) -> None:
                 assert np.abs(one.astype(np.float64) - other).max(initial=0) <= steps * size / 255
 
 
-@pytest.mark.parametrize("case", [case for case in cases().values() if case.runnable], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", one_in(2, RUNNABLE), ids=lambda case: case.name)
 def test_every_planned_node_really_is_an_integer_kernel(case: Case, tmp_path: Path) -> None:
     made = quantizer(case.build(), list(case.feeds(4)), kind=ONNXQuantizer)
     save(made.result(), tmp_path / "m.onnx")
