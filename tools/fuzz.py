@@ -1,6 +1,6 @@
 """Quantizes random graphs in every form and holds the results against their definitions.
 
-    python tools/fuzz.py [--graphs 2000] [--seed 0] [--minutes 60]
+    PYTHONPATH=. python tools/fuzz.py [--graphs 2000] [--seed 0] [--minutes 60]
 
 Of each graph (models/fuzz.py) and form: a refusal (VqonnxError) is counted by its reason. A result must load in ONNX
 Runtime. Each of its nodes must give what ONNX's reference evaluator gives for the same inputs, within two steps of an
