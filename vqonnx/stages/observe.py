@@ -1,7 +1,6 @@
 """Run the prepared float model on the calibration samples and keep statistics of its tensors."""
 
 import hashlib
-import os
 import tempfile
 import time
 from collections import deque
@@ -27,6 +26,7 @@ from vqonnx.core.spec import RangeMethod
 from vqonnx.errors import OptionError, SampleError
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import save
+from vqonnx.kernels.parallel import processors
 from vqonnx.progress import Progress, silent
 from vqonnx.runtime.blocked import open_blocked, outputs_of
 from vqonnx.runtime.session import open_session
@@ -36,8 +36,7 @@ Wanted = Mapping[str, RangeMethod | str | Statistic]
 """For each tensor: the method that will choose its range, the name of a statistic, or an empty statistic."""
 
 _SAVE_SECONDS = 10.0
-_CORES = os.cpu_count() or 1
-_WINDOW = 2 * _CORES
+_WINDOW = 2 * processors()
 _CPU = ("CPUExecutionProvider",)
 _TASK_SECONDS = 0.1
 _TASK_SAMPLES = 8
@@ -270,7 +269,7 @@ def _refuse(losses: Mapping[str, Sequence[int]], position: int, sample: int) -> 
 def _workers(options: ObserveOptions) -> int:
     if options.workers is not None:
         return options.workers
-    return _CORES if options.providers == _CPU else 1
+    return processors() if options.providers == _CPU else 1
 
 
 def _cache_key(
