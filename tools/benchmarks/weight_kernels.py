@@ -18,7 +18,9 @@ Make = Callable[[F32], Timed]
 """From W [K, N]."""
 
 BLOCK = 32
-_SHAPE = (2048, 2048)
+_SHAPE = (4096, 4096)
+_PAUSE_SECONDS = 0.1
+"""Before each run: threads of the other tool may still spin, waiting for work."""
 _ROUNDS = 5
 
 
@@ -34,6 +36,7 @@ def measure(kernel: str) -> dict[str, Any]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    time.sleep(_PAUSE_SECONDS)
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
