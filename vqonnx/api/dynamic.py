@@ -6,9 +6,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from vqonnx.api.choices import LEVELS, chosen
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.target import Target
-from vqonnx.errors import OptionError
 from vqonnx.flows.dynamic import DynamicJob, quantize_file
 from vqonnx.flows.kept import AlreadyQuantized
 from vqonnx.graph.io import ModelSource
@@ -16,10 +16,7 @@ from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress
 from vqonnx.quantizers.dynamic_options import dynamic_rules
 from vqonnx.quantizers.types import QuantType
-from vqonnx.report.figures import Level
 from vqonnx.report.model import Report
-
-_LEVELS: Mapping[object, Level] = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
 
 
 def quantize_dynamic(
@@ -83,8 +80,7 @@ def quantize_dynamic(
         OutputError: The output cannot be written.
         VerificationError: The result does not load, or a node computes something else; nothing was written.
     """
-    if verify not in _LEVELS:
-        raise OptionError(f"verify: {verify!r} is none of True, False, 'checker'.", option="verify")
+    level = chosen(LEVELS, verify, "verify")
     rules = dynamic_rules(
         target=target,
         weight_type=weight_type,
@@ -98,7 +94,7 @@ def quantize_dynamic(
     with ExitStack() as stack:
         job = DynamicJob(
             rules=rules,
-            level=_LEVELS[verify],
+            level=level,
             providers=tuple(providers or ("CPUExecutionProvider",)),
             external=use_external_data_format,
             min_sqnr_db=min_sqnr_db,

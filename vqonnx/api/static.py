@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeVar
 
 import onnx_ir as ir
 
+from vqonnx.api.choices import LEVELS, chosen
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
 from vqonnx.core.target import Form, Target
-from vqonnx.errors import OptionError, nearest
+from vqonnx.errors import OptionError
 from vqonnx.flows.job import Correction, StaticJob
 from vqonnx.flows.kept import AlreadyQuantized, Left, keep_file, quantized_parts
 from vqonnx.flows.static import quantize_file
@@ -29,7 +30,6 @@ from vqonnx.quantizers.presets import with_preset
 from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
 from vqonnx.quantizers.types import CalibrationMethod, PowerOfTwoMethod, QuantFormat, QuantType
 from vqonnx.quantizers.vitis import VitisONNXQuantizer, VitisQDQQuantizer
-from vqonnx.report.figures import Level
 from vqonnx.report.model import Report
 from vqonnx.stages.adapt import Adaptation, adapt, adapt_border, approximate
 from vqonnx.stages.plan import make_plan
@@ -43,7 +43,6 @@ _QUANTIZERS: Mapping[tuple[str, Form], type[BaseQuantizer]] = {
     ("vitis", Form.QOPERATOR): VitisONNXQuantizer,
 }
 """By family of the target and form."""
-_LEVELS: Mapping[object, Level] = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
 _CORRECTION: Mapping[object, Correction] = {
     **{c.value: c for c in Correction},
     True: Correction.ON,
@@ -194,9 +193,9 @@ def quantize_static(
             options=options,
             equalize=equalize,
             guard=not options.target.everything if guard is None else guard,
-            correction=_chosen(_CORRECTION, bias_correction, "bias_correction"),
+            correction=chosen(_CORRECTION, bias_correction, "bias_correction"),
             min_sqnr_db=min_sqnr_db,
-            level=_chosen(_LEVELS, verify, "verify"),
+            level=chosen(LEVELS, verify, "verify"),
             providers=tuple(calibration_providers or ("CPUExecutionProvider",)),
             executor=executor,
             cache=Path(calibration_cache_path) if calibration_cache_path is not None else None,
@@ -235,15 +234,6 @@ def _quantizer(
             option="quant_format",
         )
     return chosen
-
-
-def _chosen(table: Mapping[object, T], value: object, option: str) -> T:
-    if value not in table:
-        known = ", ".join(map(repr, table))
-        raise OptionError(
-            f"{option}: {value!r} is none of {known}{nearest(str(value), map(str, table))}.", option=option
-        )
-    return table[value]
 
 
 def plan(

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from vqonnx.api.choices import LEVELS, chosen
 from vqonnx.calibration.readers import Reader
 from vqonnx.core.blocks import PER_CHANNEL, BlockSpec
 from vqonnx.core.weight_plan import CODEBOOKS, CodebookSpec, WeightForm
@@ -17,12 +18,9 @@ from vqonnx.graph.io import ModelSource
 from vqonnx.planning.rules import Pattern, Selection
 from vqonnx.planning.weights.rules import LayerOverride, WeightRules
 from vqonnx.progress import Progress, terminal_progress
-from vqonnx.report.figures import Level
 from vqonnx.report.model import Report
 
 Format: TypeAlias = Literal["matmul_nbits", "qdq", "nf4", "fp4", "channel_qdq"]
-
-_LEVELS: Mapping[object, Level] = {True: Level.COMPARED, False: Level.LOADED, "checker": Level.CHECKED}
 
 
 def quantize_weight_only(
@@ -122,7 +120,7 @@ def quantize_weight_only(
             options=dict(algorithm_options or {}),
             inputs=inputs,
             requantize=requantize,
-            level=_level(verify),
+            level=chosen(LEVELS, verify, "verify"),
             providers=tuple(providers or ("CPUExecutionProvider",)),
             external=use_external_data_format,
             min_sqnr_db=min_sqnr_db,
@@ -130,12 +128,6 @@ def quantize_weight_only(
             progress=progress if progress is not None else stack.enter_context(terminal_progress()),
         )
         return pack_file(model_input, Path(model_output), calibration, job)
-
-
-def _level(verify: object) -> Level:
-    if verify not in _LEVELS:
-        raise OptionError(f"verify: {verify!r} is none of True, False, 'checker'.", option="verify")
-    return _LEVELS[verify]
 
 
 def _weight_form(
