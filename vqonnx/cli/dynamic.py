@@ -52,11 +52,9 @@ def dynamic(
     """
     from vqonnx.api.dynamic import quantize_dynamic
     from vqonnx.cli.arguments import providers_of
-    from vqonnx.cli.output import stdout, write_text
+    from vqonnx.cli.output import deliver
     from vqonnx.progress import silent
     from vqonnx.quantizers.types import QuantType
-    from vqonnx.report.json import to_json
-    from vqonnx.report.text import print_report
 
     report = quantize_dynamic(
         model,
@@ -73,7 +71,4 @@ def dynamic(
         providers=providers_of(provider),
         progress=silent if quiet else None,
     )
-    if json is not None:
-        write_text(json, to_json(report))
-    if not quiet:
-        print_report(report, stdout())
+    deliver(report, json, quiet=quiet)

@@ -67,10 +67,8 @@ def quantize(
     """
     from vqonnx.api.static import quantize_static
     from vqonnx.cli.arguments import PlanOptions, calibration_method, providers_of
-    from vqonnx.cli.output import stdout, write_text
+    from vqonnx.cli.output import deliver
     from vqonnx.progress import silent
-    from vqonnx.report.json import to_json
-    from vqonnx.report.text import print_report
 
     asked = PlanOptions(
         preset=preset,
@@ -96,7 +94,4 @@ def quantize(
         bias_correction=bias_correction.value,
         progress=silent if quiet else None,
     )
-    if json is not None:
-        write_text(json, to_json(report))
-    if not quiet:
-        print_report(report, stdout())
+    deliver(report, json, quiet=quiet)

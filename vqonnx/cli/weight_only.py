@@ -153,10 +153,8 @@ def weight_only(
     """
     from vqonnx.api.weights import quantize_weight_only
     from vqonnx.cli.arguments import key_values, layer_settings, providers_of
-    from vqonnx.cli.output import stdout, write_text
+    from vqonnx.cli.output import deliver
     from vqonnx.progress import silent
-    from vqonnx.report.json import to_json
-    from vqonnx.report.text import print_report
 
     report = quantize_weight_only(
         model,
@@ -181,7 +179,4 @@ def weight_only(
         providers=providers_of(provider),
         progress=silent if quiet else None,
     )
-    if json is not None:
-        write_text(json, to_json(report))
-    if not quiet:
-        print_report(report, stdout())
+    deliver(report, json, quiet=quiet)
