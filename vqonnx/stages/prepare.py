@@ -59,6 +59,21 @@ class Prepared:
     seconds: float
 
 
+def settle(model: ir.Model, opset: int) -> dict[str, int]:
+    """Write out functions, and bring constants into the main graph, at ``opset`` or above; how many, by what was done.
+
+    Raises:
+        UnsupportedModelError: The opset cannot be raised.
+        OptionError: ``opset`` is beyond what is known.
+    """
+    return {
+        "functions written out": inline_functions(model),
+        "inputs with a value made constant": drop_constant_inputs(model),
+        f"opset raised to {opset}": int(upgrade_opset(model, opset)),
+        "constants of bodies moved to the main graph": lift_initializers(model),
+    }
+
+
 def prepare(
     model: ir.Model, *, opset: int = 13, requantize: bool = False, passes: Mapping[str, Pass] = PASSES
 ) -> Prepared:
@@ -79,12 +94,7 @@ def prepare(
     started = time.perf_counter()
     ensure_unique_names(model)
     before = {node.name for node in nodes(model) if node.name}
-    counts = {
-        "functions written out": inline_functions(model),
-        "inputs with a value made constant": drop_constant_inputs(model),
-        f"opset raised to {opset}": int(upgrade_opset(model, opset)),
-        "constants of bodies moved to the main graph": lift_initializers(model),
-    }
+    counts = settle(model, opset)
     ensure_unique_names(model)  # bodies of functions are named by the graph that calls them alone
     infer_shapes(model)
     counts |= _repeat(model, _with_option(passes, requantize))

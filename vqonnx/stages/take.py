@@ -6,11 +6,9 @@ import onnx_ir as ir
 
 from vqonnx.graph.names import ensure_unique_names
 from vqonnx.graph.walk import nodes, values
-from vqonnx.stages.prepare import Prepared
-from vqonnx.transforms.constants import drop_constant_inputs, lift_constants, lift_initializers
-from vqonnx.transforms.functions import inline_functions
+from vqonnx.stages.prepare import Prepared, settle
+from vqonnx.transforms.constants import lift_constants
 from vqonnx.transforms.gemm import normalize_gemms
-from vqonnx.transforms.opset import upgrade_opset
 from vqonnx.transforms.shapes import infer_shapes
 
 
@@ -32,10 +30,7 @@ def take(model: ir.Model, *, opset: int, default_type: int | None = None) -> Pre
     ensure_unique_names(model)
     before = {node.name for node in nodes(model) if node.name}
     counts = {
-        "functions written out": inline_functions(model),
-        "inputs with a value made constant": drop_constant_inputs(model),
-        f"opset raised to {opset}": int(upgrade_opset(model, opset)),
-        "constants of bodies moved to the main graph": lift_initializers(model),
+        **settle(model, opset),
         "constants made initializers": lift_constants(model, 0),
         "Gemms normalized": normalize_gemms(model),
     }
