@@ -84,6 +84,8 @@ def _version(package: str) -> str:
 def write_readme(path: Path, measured: Mapping[str, Sequence[Table]]) -> None:
     """Replace what stands between the markers of each measured section in README; the others stay.
 
+    Details are folded away, behind the other tables; rows of what was skipped are left out.
+
     Raises:
         ValueError: README has no markers for a section.
     """
@@ -94,7 +96,9 @@ def write_readme(path: Path, measured: Mapping[str, Sequence[Table]]) -> None:
         _, closed, after = rest.partition(end)
         if not (found and closed):
             raise ValueError(f"{path} has no lines {begin} and {end}")
-        body = "\n\n".join([_machine(), *(table.markdown() for table in tables)])
+        shown = sorted((table.measured() for table in tables), key=lambda table: table.detail)
+        parts = [table.folded() if table.detail else table.markdown() for table in shown]
+        body = "\n\n".join([_machine(), *parts])
         text = f"{before}{begin}\n{body}\n{end}{after}"
     path.write_text(text, encoding="utf-8")
 

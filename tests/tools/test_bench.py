@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import bench
 from benchmarks import isolate
 from benchmarks.clock import RuntimeClock
-from benchmarks.comparison import Comparison
+from benchmarks.comparison import Comparison, defaults
 from benchmarks.dynamic_variants import DYNAMIC_VARIANTS
 from benchmarks.feeds import spool, stream
 from benchmarks.isolate import Failure
@@ -18,7 +19,7 @@ from benchmarks.memory import AnonymousPeak, anonymous_mib, peak_mib
 from benchmarks.peer import PeerReader
 from benchmarks.settings import Settings, find_assets
 from benchmarks.tables import Column, Spread, Table
-from benchmarks.variants import OURS
+from benchmarks.variants import FLOAT, OURS, PEER
 from benchmarks.weights import failed
 from models.gemm import gemm
 from models.weights import decoder_with_cache
@@ -81,6 +82,23 @@ def test_readme_is_changed_between_the_markers_of_what_was_measured(tmp_path: Pa
     assert "two old" not in text
     with pytest.raises(ValueError, match="no lines <!-- bench:three -->"):
         bench.write_readme(path, {"three": [TABLE]})
+
+
+def test_readme_folds_details_behind_the_rest_and_leaves_out_what_was_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("<!-- bench:one -->\n<!-- end of bench:one -->\n")
+    skipped = replace(TABLE, title="Last", rows=(*TABLE.rows, {"name": "three", "note": "skipped: no such module"}))
+    bench.write_readme(path, {"one": [replace(TABLE, detail=True), skipped]})
+    text = path.read_text()
+    assert text.index("### Last") < text.index("<details>\n<summary>A title</summary>\n\nA note.\n\n| name")
+    assert "three" not in text
+
+
+def test_the_first_table_compares_default_calls(tmp_path: Path) -> None:
+    rows = [{"tool": tool, "sqnr_db": 1.0} for tool in (FLOAT, OURS, PEER, "another setting")]
+    table = defaults([replace(TABLE, title=name, rows=tuple(rows)) for name in ("a", "b")])
+    assert [row["tool"] for row in table.rows] == [FLOAT, OURS, PEER] * 2
+    assert [row["model"] for row in table.rows] == ["a", "", "", "b", "", ""]
 
 
 def test_assets_are_found_by_part_of_their_name(tmp_path: Path) -> None:

@@ -1,16 +1,30 @@
 """All variants on one real model: accuracy, latency, time, memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import isolate
 from benchmarks.isolate import Failure
 from benchmarks.settings import Asset, Settings
-from benchmarks.tables import Column, Row, Spread, Table
-from benchmarks.variants import FLOAT, VARIANTS, Variant
+from benchmarks.tables import SKIPPED, Column, Row, Spread, Table
+from benchmarks.variants import FLOAT, OURS, PEER, VARIANTS, Variant
 
 _FEW_SAMPLES = 8
+_COLUMNS = (
+    Column("tool", "tool"),
+    Column("sqnr_db", "SQNR dB"),
+    Column("top1_agreement", "agreement", 3),
+    Column("task", "task"),
+    Column("latency", "latency / float", 2),
+    Column("milliseconds", "ms", 2),
+    Column("seconds", "seconds"),
+    Column("peak_mib", "peak MiB", 0),
+    Column("mib_per_sample", "MiB / sample", 1),
+    Column("megabytes", "MB", 1),
+    Column("note", "note"),
+)
+_SHORT = ("tool", "task", "sqnr_db", "top1_agreement", "latency", "seconds", "peak_mib", "megabytes", "note")
 
 # Figure of an eval.py -> how it reads in a table.
 _TASKS: dict[str, Callable[[float], str]] = {
@@ -20,6 +34,19 @@ _TASKS: dict[str, Callable[[float], str]] = {
     "cer_nospace": lambda x: f"CER {x:.2%}",
     "perplexity": lambda x: f"perplexity {x:.2f}",
 }
+
+
+def defaults(tables: Sequence[Table]) -> Table:
+    """Float and each tool's default call on all models, out of the tables of the single ones."""
+    rows = tuple(
+        {**row, "model": table.title if row["tool"] == FLOAT else ""}
+        for table in tables
+        for row in table.rows
+        if row["tool"] in (FLOAT, OURS, PEER)
+    )
+    columns = {column.key: column for column in _COLUMNS}
+    note = "The default calls. Agreement: of the best class with the float model's, on images that did not calibrate."
+    return Table("All models", note, (Column("model", "model"), *(columns[key] for key in _SHORT)), rows)
 
 
 class Comparison:
@@ -47,33 +74,20 @@ class Comparison:
 
     def table(self) -> Table:
         """Rows for float and each variant; one with the reason if the asset cannot be measured."""
-        columns = (
-            Column("tool", "tool"),
-            Column("sqnr_db", "SQNR dB"),
-            Column("top1_agreement", "agreement", 3),
-            Column("task", "task"),
-            Column("latency", "latency / float", 2),
-            Column("milliseconds", "ms", 2),
-            Column("seconds", "seconds"),
-            Column("peak_mib", "peak MiB", 0),
-            Column("mib_per_sample", "MiB / sample", 1),
-            Column("megabytes", "MB", 1),
-            Column("note", "note"),
-        )
         samples = "No samples." if self._topic else f"{self._settings.samples} calibration samples."
         note = (
             f"{samples} Latency: one thread, all models in turns in one process, "
             "median and quartiles. Seconds: file to file, without imports. Peak: a fresh process for each run."
         )
         title = ", ".join(filter(None, (self._asset.name, self._topic)))
-        return Table(title, note, columns, tuple(self._rows()))
+        return Table(title, note, _COLUMNS, tuple(self._rows()))
 
     def _rows(self) -> list[Row]:
         if self._asset.missing:
-            return [{"tool": FLOAT, "note": f"skipped: {self._asset.missing}"}]
+            return [{"tool": FLOAT, "note": f"{SKIPPED}{self._asset.missing}"}]
         spooled = isolate.run("spool", asset=self._asset.folder, count=self._settings.samples, folder=self._feeds)
         if isinstance(spooled, Failure):
-            return [{"tool": FLOAT, "note": f"skipped: {spooled.reason}"}]
+            return [{"tool": FLOAT, "note": f"{SKIPPED}{spooled.reason}"}]
         rows: list[Row] = [{"tool": FLOAT, **self._accuracy(self._asset.model)}]
         rows += [self._variant(name) for name in self._variants]
         self._add_latency(rows)

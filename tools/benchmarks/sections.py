@@ -5,15 +5,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import isolate
 from benchmarks.calibration import METHODS, TOOLS
-from benchmarks.comparison import Comparison
+from benchmarks.comparison import Comparison, defaults
 from benchmarks.dynamic_variants import DYNAMIC_VARIANTS
 from benchmarks.isolate import Failure
 from benchmarks.settings import Asset, Settings
-from benchmarks.tables import Column, Row, Spread, Table
+from benchmarks.tables import SKIPPED, Column, Row, Spread, Table
 from benchmarks.variants import OURS
 from benchmarks.weight_sections import weight_kernels, weight_streaming, weights
 
@@ -21,10 +22,13 @@ _SHORT, _LONG = 800, 3200
 
 
 def models(settings: Settings) -> Iterator[Table]:
-    """Accuracy, latency, time and memory on real models, one table a model."""
+    """Accuracy, latency, time and memory on real models: a table a model, then all with default settings."""
+    tables = []
     for asset in settings.assets:
         with tempfile.TemporaryDirectory(dir=settings.work) as folder:
-            yield Comparison(asset, settings, Path(folder)).table()
+            tables.append(Comparison(asset, settings, Path(folder)).table())
+            yield replace(tables[-1], detail=True)
+    yield defaults(tables)
 
 
 def dynamic(settings: Settings) -> Iterator[Table]:
@@ -43,7 +47,7 @@ def calibration(settings: Settings) -> Iterator[Table]:
             spooled = isolate.run("spool", asset=asset.folder, count=settings.samples, folder=feeds)
             if asset.missing or isinstance(spooled, Failure):
                 reason = asset.missing or getattr(spooled, "reason", "")
-                rows.append({"model": asset.name, "note": f"skipped: {reason}"})
+                rows.append({"model": asset.name, "note": f"{SKIPPED}{reason}"})
                 continue
             rows += [_calibration_row(asset, tool, method, feeds, settings) for tool in TOOLS for method in METHODS]
     columns = (
@@ -55,7 +59,7 @@ def calibration(settings: Settings) -> Iterator[Table]:
         Column("note", "note"),
     )
     note = f"{settings.samples} samples in memory; plain: the float model in one session, on all cores, taking turns."
-    yield Table("Calibration time", note, columns, tuple(rows))
+    yield Table("Calibration time", note, columns, tuple(rows), detail=True)
 
 
 def _calibration_row(asset: Asset, tool: str, method: str, feeds: Path, settings: Settings) -> Row:
@@ -89,7 +93,7 @@ def scaling(settings: Settings) -> Iterator[Table]:
         Column("note", "note"),
     )
     note = "Own seconds leave out the time in which an ONNX Runtime session is made or runs. Two samples."
-    yield Table("Graph size", note, columns, tuple(rows))
+    yield Table("Graph size", note, columns, tuple(rows), detail=True)
 
 
 def _scaling_row(variant: str, sizes: tuple[int, ...], settings: Settings) -> Row:
@@ -120,7 +124,7 @@ def startup(settings: Settings) -> Iterator[Table]:
     }
     rows = [_startup_row(name, command, max(5, settings.repeat)) for name, command in commands.items()]
     columns = (Column("command", "command"), Column("seconds", "seconds", 2), Column("note", "note"))
-    yield Table("Start-up", "A fresh interpreter each time, files cached.", columns, tuple(rows))
+    yield Table("Start-up", "A fresh interpreter each time, files cached.", columns, tuple(rows), detail=True)
 
 
 def _startup_row(name: str, arguments: list[str], repeat: int) -> Row:

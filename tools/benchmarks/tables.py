@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -32,6 +32,9 @@ class Spread:
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
 
 
+SKIPPED = "skipped: "
+"""Begins the note of a row for what this machine has not."""
+
 Cell = str | float | int | Spread | None
 Row = dict[str, Cell]
 
@@ -55,12 +58,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, a note on what was measured how, and rows of cells by column key."""
+    """A title, a note on what was measured how, and rows of cells by column key; README folds a detail away."""
 
     title: str
     note: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    detail: bool = False
 
     def markdown(self) -> str:
         """A heading, the note and a pipe table; columns without any value are left out."""
@@ -68,6 +72,16 @@ class Table:
         head = ["| " + " | ".join(column.title for column in columns) + " |", "|" + "---|" * len(columns)]
         body = ["| " + " | ".join(c.text(row.get(c.key)) for c in columns) + " |" for row in self.rows]
         return "\n".join([f"### {self.title}", "", self.note, "", *head, *body])
+
+    def folded(self) -> str:
+        """The same behind its title, for GitHub."""
+        body = self.markdown().partition("\n\n")[2]
+        return f"<details>\n<summary>{self.title}</summary>\n\n{body}\n\n</details>"
+
+    def measured(self) -> "Table":
+        """Without rows of what was skipped."""
+        rows = (row for row in self.rows if not str(row.get("note")).startswith(SKIPPED))
+        return replace(self, rows=tuple(rows))
 
     def json(self) -> dict[str, Any]:
         """For ``--json``."""

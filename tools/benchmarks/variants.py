@@ -7,6 +7,7 @@ from typing import Any
 
 FLOAT = "float"
 OURS = "vqonnx"
+PEER = "onnxruntime, default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ VARIANTS = {
     variant.name: variant
     for variant in (
         Variant(OURS, _ours),
-        Variant("onnxruntime, default", _peer()),
+        Variant(PEER, _peer()),
         Variant("onnxruntime, u8s8 per channel, MinMax", _peer(**_U8S8)),
         Variant("onnxruntime, u8s8 per channel, Percentile", _peer(**_U8S8, calibrate_method="Percentile")),
         Variant(

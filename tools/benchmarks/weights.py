@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks import isolate
 from benchmarks.isolate import Failure
 from benchmarks.settings import Asset, Settings
-from benchmarks.tables import Column, Row, Spread, Table
+from benchmarks.tables import SKIPPED, Column, Row, Spread, Table
 from benchmarks.variants import FLOAT
 from benchmarks.weight_variants import SAMPLES, WEIGHT_VARIANTS
 
@@ -47,10 +47,10 @@ class WeightComparison:
     def _float_row(self) -> Row | None:
         """None if what the asset measures is no perplexity."""
         if self._asset.missing:
-            return {"tool": FLOAT, "note": f"skipped: {self._asset.missing}"}
+            return {"tool": FLOAT, "note": f"{SKIPPED}{self._asset.missing}"}
         figures = isolate.run("evaluate", asset=self._asset.folder, model=self._asset.model)
         if isinstance(figures, Failure):
-            return {"tool": FLOAT, "note": f"skipped: {figures.reason}"}
+            return {"tool": FLOAT, "note": f"{SKIPPED}{figures.reason}"}
         if _TASK not in figures:
             return None
         return {"tool": FLOAT, _TASK: figures[_TASK]}
@@ -60,7 +60,7 @@ class WeightComparison:
         head = isolate.run("last_product", model=self._asset.model)
         for prepared in (spooled, head):
             if isinstance(prepared, Failure):
-                return [{"tool": name, "note": f"skipped: {prepared.reason}"} for name in WEIGHT_VARIANTS]
+                return [{"tool": name, "note": f"{SKIPPED}{prepared.reason}"} for name in WEIGHT_VARIANTS]
         assert not isinstance(head, Failure)
         for _ in range(self._settings.repeat):
             for name in WEIGHT_VARIANTS:
@@ -108,7 +108,7 @@ class WeightComparison:
 
 def failed(run: Failure) -> str:
     """A note on a run that gave nothing: of a tool that is not installed, it was skipped."""
-    return f"{'skipped' if run.reason.startswith('ModuleNotFoundError') else 'fails'}: {run.reason}"
+    return f"{SKIPPED if run.reason.startswith('ModuleNotFoundError') else 'fails: '}{run.reason}"
 
 
 def memory_cells(runs: list[dict[str, Any]]) -> Row:
