@@ -321,3 +321,13 @@ def test_strings_in_a_data_file_are_refused(tmp_path):
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="strings in a data file"):
         load(path)
+
+
+def test_a_size_below_zero_is_any_size():
+    proto = linear()
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    for model in (load(proto), load(ir.from_proto(proto))):
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            assert value.shape[1] == 32
+            assert not isinstance(value.shape[0], int)

@@ -234,3 +234,11 @@ def _detach(node: ir.Node) -> None:
     for reader in (node, *inner):
         for index in range(len(reader.inputs)):
             reader.replace_input_with(index, None)
+
+
+def free_negative_sizes(model: ir.Model) -> None:
+    """Make sizes below zero unknown ones: ONNX has none, programs write -1, and ONNX Runtime takes any size there."""
+    for value in walk.values(model):
+        sizes = [None if isinstance(size, int) and size < 0 else size for size in value.shape or ()]
+        if any(size is None for size in sizes):
+            value.shape = ir.Shape(sizes)

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from vqonnx.errors import ModelError, OptionError
 from vqonnx.graph import atomic, walk
 from vqonnx.graph import external as data_files
+from vqonnx.graph.edit import free_negative_sizes
 from vqonnx.graph.lazy_read import without_large_tensors
 from vqonnx.graph.proto import (
     PROTO_LIMIT,
@@ -84,6 +85,7 @@ def _clone(model: ir.Model) -> ir.Model:
         ) from error
     guard_tensors(clone)
     data_files.rebind(clone)
+    free_negative_sizes(clone)
     for value in walk.values(clone):
         value.type = copy.deepcopy(value.type)  # clone() shares it, and value.dtype = … changes it in place
     return clone

@@ -13,6 +13,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from vqonnx.errors import ModelError
 from vqonnx.graph import sparse, walk
+from vqonnx.graph.edit import free_negative_sizes
 
 PROTO_LIMIT = (1 << 31) - 1
 """Bytes that one protobuf message can hold."""
@@ -279,6 +280,7 @@ def _has_source(value: ir.Value) -> bool:
 
 def _settle(model: ir.Model) -> None:
     """Bring old or loose forms to the one that all stages expect."""
+    free_negative_sizes(model)
     if model.ir_version < 4:
         # Until IR version 4 every initializer had to be listed as an input, yet ORT treats it as a constant.
         kept = [value for value in model.graph.inputs if not value.is_initializer()]
