@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from vqonnx.core.plan import Plan, Skip
+from vqonnx.core.plan import Plan, Role, Skip, TensorPlan
+from vqonnx.core.qtype import INT8
 from vqonnx.core.target import Form, Kernel, OpSupport, Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.graph.facts import linear_add, operator_key
@@ -20,6 +21,10 @@ from vqonnx.planning.partition import Partition
 from vqonnx.planning.quantized import quantized_already
 from vqonnx.planning.rules import PlanRules
 from vqonnx.planning.selection import rejections
+
+_CPU = "CPUExecutionProvider"
+_NAMES_TYPES = 21
+"""The opset whose QuantizeLinear has the attribute ``output_dtype``."""
 
 
 def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable[str] = ()) -> Plan:
@@ -71,11 +76,11 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         skips=tuple(left),
         form=rules.form,
         keep_clips=rules.keep_clips,
-        contrib=rules.contrib or _above(target, model),
+        contrib=rules.contrib or _above(target, model) or _retyped_by_runtime(target, model, tensors.values()),
         custom_ops=rules.custom_ops,
         weight_pairs=rules.weight_pairs,
         own_pairs=rules.own_pairs,
-        typed_fields=target.as_given,
+        peer_layout=target.as_given,
         half_step_clips=target.as_given,
     )
     own_bias = rules.own_bias if rules.form is Form.QDQ else None
@@ -88,6 +93,18 @@ def _above(target: Target, model: ir.Model) -> bool:
     DirectML lists int32, the type of biases, for ONNX's DequantizeLinear up to opset 20 only.
     """
     return (model.graph.opset_imports.get("") or 0) > target.max_opset
+
+
+def _retyped_by_runtime(target: Target, model: ir.Model, tensors: Iterable[TensorPlan]) -> bool:
+    """Whether ONNX's own pairs may not load, so that com.microsoft's must serve.
+
+    ONNX Runtime 1.31 repeats a pair beside a Reshape, Transpose, MaxPool … that stays float, also beside those that its
+    own fusions add. From opset 21 on the copy names its type in ``output_dtype``, and still does when on x86 int8 codes
+    become uint8 ones later: a type error at load. Nodes that another provider takes are not made uint8.
+    """
+    named = (model.graph.opset_imports.get("") or 0) >= _NAMES_TYPES
+    signed = any(tensor.role is Role.ACTIVATION and tensor.spec.qtype == INT8 for tensor in tensors)
+    return named and signed and target.provider == _CPU
 
 
 def _with_followers(
@@ -158,7 +175,7 @@ def _check_overrides(model: ir.Model, rules: PlanRules) -> None:
     for name, override in rules.overrides.items():
         if name not in present:
             raise OptionError(
-                f"TensorQuantOverrides: the model has no tensor {name!r}{nearest(name, present)}.",
+                f"TensorQuantOverrides: {name!r} is not present in the model{nearest(name, present)}.",
                 option="TensorQuantOverrides",
             )
         for reader in override.conversion.readers if override.conversion else ():
