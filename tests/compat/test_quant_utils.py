@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from tests.versions import since
 from vqonnx.compat import quant_utils
 from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.quantizers.types import QuantType
@@ -50,6 +51,7 @@ def test_scales_and_zero_points_are_the_peers(
 
 @given(ENDS, ENDS, st.sampled_from([None, 0.25]))
 def test_snapped_zero_points_cover_the_range(one: float, two: float, least: float | None) -> None:
+    since("1.31", "snap_zero_point_to_uint8")
     low, high = min(one, two), max(one, two)
     zero, scale = quant_utils.snap_zero_point_to_uint8(low, high, min_real_range=least)
     expected_zero, expected_scale = peer.snap_zero_point_to_uint8(low, high, min_real_range=least)
@@ -70,6 +72,8 @@ def test_ends_that_are_not_finite_have_no_scale() -> None:
 
 @pytest.mark.parametrize("number", [*TYPES, TensorProto.FLOAT8E4M3FN])
 def test_codes_of_an_array_are_those_of_quantize_linear(number: int) -> None:
+    if number == TensorProto.FLOAT8E4M3FN:
+        since("1.31", "the scale that float8 gets")
     data = np.random.default_rng(3).normal(size=(4, 6)).astype(np.float32)
     zero, scale, codes = quant_utils.quantize_data(data, number, symmetric=number == TensorProto.INT8)
     expected_zero, expected_scale, _ = peer.quantize_data(data, number, symmetric=number == TensorProto.INT8)
@@ -88,6 +92,7 @@ def test_codes_of_an_array_are_those_of_quantize_linear(number: int) -> None:
 @pytest.mark.parametrize(("axis", "block"), [(None, 0), (0, 0), (1, 4)])
 @pytest.mark.parametrize("number", [TensorProto.INT8, TensorProto.UINT4])
 def test_codes_of_an_initializer_are_the_peers(number: int, axis: int | None, block: int) -> None:
+    since("1.31", "quantize_onnx_initializer in blocks")
     weight = np.random.default_rng(4).normal(size=(3, 9)).astype(np.float32)
     tensor = numpy_helper.from_array(weight, "w")
     if block:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.versions import since
 from vqonnx.compat.calibrate import (
     CalibrationMethod,
     MissingCacheError,
@@ -41,6 +42,7 @@ def test_a_cache_gives_back_what_was_saved(tmp_path):
 
 @pytest.mark.peer
 def test_onnxruntime_reads_our_cache_and_we_read_its(tmp_path):
+    since("1.31", "load_tensors_data")
     peer = pytest.importorskip("onnxruntime.quantization.calibrate")
     save_tensors_data(some_data(), tmp_path / "ours.json")
     theirs = peer.load_tensors_data(tmp_path / "ours.json")

@@ -14,6 +14,7 @@ from models.registry import load as load_cases
 from tests.emitters.weights.packing import SQNR, Form, fused, pack_model, real, rounded, run, sqnr
 from tests.emitters.weights.test_block_qdq import foreign, two_bits
 from tests.emitters.weights.test_matmul_nbits import NAMES, normal, product
+from tests.versions import since
 from vqonnx.core.blocks import BlockSpec
 from vqonnx.core.weight_plan import FLOAT16_IN_BODY
 from vqonnx.emitters.weights.emit import read_blocks
@@ -112,6 +113,7 @@ def test_both_forms_compute_the_same(name, first, tmp_path):
 
 
 def test_what_becomes_qdq_is_fused_again(rng, tmp_path):
+    since("1.31", "the fusion to MatMulNBits in bodies")
     packed = pack_model(linear(rng, 64, 12))
     before = fused(packed.model, tmp_path).count("MatMulNBits")
     convert(packed.model, Form.QDQ)
