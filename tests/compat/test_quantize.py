@@ -451,8 +451,6 @@ def test_dynamic_quantization_leaves_what_has_no_dynamic_form(tmp_path: Path, na
     options = {"ActivationSymmetric": True, "MatMulConstBOnly": False}
     compat.quantize_dynamic(model(PRODUCTS), tmp_path / "q.onnx", op_types_to_quantize=named, extra_options=options)
     assert nodes(onnx.load(tmp_path / "q.onnx"))["MatMulInteger"] == found
-    with pytest.raises(OptionError, match="did you mean 'MatMul'"):
-        compat.quantize_dynamic(model(PRODUCTS), tmp_path / "q.onnx", op_types_to_quantize=["MatMull"])
 
 
 def test_ranges_in_a_file_need_no_samples(tmp_path: Path) -> None:
@@ -481,8 +479,6 @@ def test_ranges_in_a_file_need_no_samples(tmp_path: Path) -> None:
             {"activation_type": QuantType.QInt16, "quant_format": QuantFormat.QOperator},
             "only QuantFormat.QDQ has 16-bit",
         ),
-        ({"extra_options": {"ActivationSymetric": True}}, "did you mean 'ActivationSymmetric'"),
-        ({"nodes_to_exclude": ["Conv_9"]}, "did you mean 'Conv_"),
         ({"extra_options": {"TensorQuantOverrides": {"ww": [{"symmetric": True}]}}}, "the model has no tensor 'ww'"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import onnx
 
 from vqonnx.compat.onnx_model import ONNXModel
+from vqonnx.compat.options import known_options
 from vqonnx.core.target import Target
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.graph.proto import to_proto
@@ -99,7 +100,7 @@ class BaseQuantizer:
             "nodes_to_quantize": nodes_to_quantize or None,
             "nodes_to_exclude": nodes_to_exclude or None,
             "op_types_to_quantize": op_types_to_quantize or None,
-            "extra_options": {"Target": self.target, **(extra_options or {})},
+            "extra_options": {"Target": self.target, **known_options(extra_options)},
         }
         options = self.decides(graph, **arguments).options
         self.decider = self.decides(prepare_for(graph, options).model, **arguments)

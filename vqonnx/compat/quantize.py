@@ -5,12 +5,13 @@ equalized, corrected, or left float because of its accuracy. ``vqonnx.quantize_s
 
 Where the peer writes wrong models these are right: factors of a Gemm are folded, a Relu or Clip goes only where the
 range repeats it, a bias on the scale of another consumer gets one of its own, fp16 models get an opset that has fp16
-scales, float16 ranges do not collapse, the caller's model is untouched. Misspelt names are errors.
+scales, float16 ranges do not collapse, the caller's model is untouched. Names and options that match nothing are
+logged, with the nearest.
 """
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -28,12 +29,12 @@ from vqonnx.compat.configs import (
     get_int_qdq_config,
     get_qdq_config,
 )
+from vqonnx.compat.options import dynamic_operators, dynamic_options, known_options
 from vqonnx.core.qtype import Kind
 from vqonnx.errors import OptionError
 from vqonnx.graph.io import ModelSource, load, save
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
-from vqonnx.targets.onnxruntime import DYNAMIC_OPERATORS
 
 __all__ = [
     "DynamicQuantConfig",
@@ -49,17 +50,6 @@ __all__ = [
 ]
 
 _TARGET = "onnxruntime"
-_WITHOUT_EFFECT = frozenset({"EmbedLayerNormalization", "Transpose"})
-"""Listed by the peer for dynamic quantization, where nothing gives them integers."""
-_NO_EFFECT = {
-    "ActivationSymmetric": "DynamicQuantizeLinear (ONNX 11) gives asymmetric uint8",
-    "ActivationRestrictedAsymmetric": "DynamicQuantizeLinear (ONNX 11) chooses the zero point",
-    "DefaultTensorType": "no activation is measured",
-    "MatMulConstBOnly": "a product of two activations gains no time in integers, and stays float",
-    "extra.Sigmoid.nnapi": "no Sigmoid is quantized",
-}
-"""Options of dynamic quantization, and why they have none."""
-_NO_EFFECT_AT = {**dict.fromkeys(_NO_EFFECT, False), "DefaultTensorType": None, "MatMulConstBOnly": True}
 _SIXTEEN_BITS = (QuantType.QInt16, QuantType.QUInt16)
 
 
@@ -88,11 +78,11 @@ def quantize_static(
     not needed where it exists.
 
     Raises:
-        OptionError: An argument makes no sense, or a name matches nothing; it is a ValueError.
+        OptionError: An argument makes no sense; it is a ValueError.
         VqonnxError: As ``vqonnx.quantize_static``.
     """
     check_static_quant_arguments(quant_format, activation_type, weight_type)
-    options = dict(extra_options or {})
+    options = known_options(extra_options)
     reader = calibration_data_reader
     if reader is not None and (stride := options.get("CalibStridedMinMax")):
         reader = _strided(reader, stride)
@@ -168,10 +158,10 @@ def quantize_dynamic(
     Naming MatMul names Gemm too, which becomes one.
 
     Raises:
-        OptionError: An argument makes no sense, or a name matches nothing; it is a ValueError.
+        OptionError: An argument makes no sense; it is a ValueError.
         VqonnxError: As ``vqonnx.quantize_dynamic``.
     """
-    named = _dynamic_operators(op_types_to_quantize or DYNAMIC_OPERATORS)
+    named = dynamic_operators(op_types_to_quantize)
     if not named:
         save(load(model_input), model_output, external=use_external_data_format or None)
         return
@@ -185,25 +175,10 @@ def quantize_dynamic(
         nodes_to_quantize=nodes_to_quantize or None,
         nodes_to_exclude=nodes_to_exclude or None,
         use_external_data_format=use_external_data_format or None,
-        extra_options={"EnableSubgraph": False, **_with_effect(extra_options or {})},
+        extra_options={"EnableSubgraph": False, **dynamic_options(extra_options)},
+        target=_TARGET,
         verify=False,
     )
-
-
-def _dynamic_operators(asked: Iterable[str]) -> list[str]:
-    """The operators but those of ONNX that dynamic quantization leaves as they are; misspelt ones stay, to be told."""
-    quantized = {"Gemm", *DYNAMIC_OPERATORS} - _WITHOUT_EFFECT
-    named = [name for name in asked if name in quantized or not (name in _WITHOUT_EFFECT or onnx.defs.has(name))]
-    return [*named, "Gemm"] if "MatMul" in named and "Gemm" not in named else named
-
-
-def _with_effect(options: Mapping[str, object]) -> dict[str, object]:
-    """The options without those that the peer takes for dynamic quantization and that change nothing there or here."""
-    for key, reason in _NO_EFFECT.items():
-        value = options.get(key, _NO_EFFECT_AT[key])
-        if value != _NO_EFFECT_AT[key]:
-            logging.getLogger("vqonnx").warning("extra_options: %r=%r changes nothing: %s.", key, value, reason)
-    return {key: value for key, value in options.items() if key not in _NO_EFFECT}
 
 
 def quantize(

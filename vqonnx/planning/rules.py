@@ -24,11 +24,13 @@ class Selection:
         nodes: Patterns of nodes to quantize; empty means all.
         exclude: Patterns of nodes to leave float; they win over ``nodes``.
         op_types: Operators to quantize; empty means all that the target runs in integers.
+        strict: Whether a name that matches nothing is an error; otherwise a warning is logged.
     """
 
     nodes: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
     op_types: tuple[str, ...] = ()
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Names, globs, regular expressions, operators and predicates that choose nodes."""
 
 import fnmatch
+import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -21,12 +22,14 @@ def rejections(nodes: Sequence[ir.Node], selection: Selection, known: Iterable[s
         known: Further names that a pattern may name without effect: nodes that preparation folded away.
 
     Raises:
-        OptionError: A pattern matches no node, or an operator is in neither the model nor any ONNX domain.
+        OptionError: A pattern matches no node, or an operator is in neither the model nor any ONNX domain, and the
+            selection is strict.
     """
     folded = set(known)
-    _check_op_types(nodes, selection.op_types)
-    wanted = matching(nodes, selection.nodes, "nodes_to_quantize", folded)
-    excluded = matching(nodes, selection.exclude, "nodes_to_exclude", folded)
+    complain = _refuse if selection.strict else _warn
+    _check_op_types(nodes, selection.op_types, complain)
+    wanted = matching(nodes, selection.nodes, "nodes_to_quantize", folded, complain)
+    excluded = matching(nodes, selection.exclude, "nodes_to_exclude", folded, complain)
     reasons: dict[str, str] = {}
     for node in nodes:
         name = node.name or ""
@@ -39,8 +42,24 @@ def rejections(nodes: Sequence[ir.Node], selection: Selection, known: Iterable[s
     return reasons
 
 
+Complaint = Callable[[str, str], None]
+"""Does with a text what is to be done about a name that matches nothing; the second argument is the option."""
+
+
+def _refuse(text: str, option: str) -> None:
+    raise OptionError(f"{option}: {text}", option=option)
+
+
+def _warn(text: str, option: str) -> None:
+    logging.getLogger("vqonnx").warning("%s: %s", option, text)
+
+
 def matching(
-    nodes: Sequence[ir.Node], patterns: Iterable[Pattern], option: str, known: Collection[str] = ()
+    nodes: Sequence[ir.Node],
+    patterns: Iterable[Pattern],
+    option: str,
+    known: Collection[str] = (),
+    complain: Complaint = _refuse,
 ) -> set[str]:
     """Names of the nodes that any of the patterns chooses.
 
@@ -49,9 +68,10 @@ def matching(
         patterns: See ``Pattern``.
         option: What the user calls the option that they come from.
         known: Further names that a pattern may name without effect.
+        complain: What to do about a pattern that chooses no node and names none of ``known``; by default raise.
 
     Raises:
-        OptionError: A pattern chooses no node and names none of ``known``, or is no regular expression.
+        OptionError: A pattern chooses nothing, or is no regular expression.
     """
     names = [node.name or "" for node in nodes]
     present = set(names)
@@ -59,12 +79,11 @@ def matching(
     for pattern in patterns:
         hits = _hits(nodes, names, present, pattern)
         if not hits and isinstance(pattern, str) and not _any_name(known, pattern):
-            raise OptionError(
-                f"{option}: {pattern!r} matches no node of the model{nearest(pattern, names)}. "
-                f"Give a node's name, a glob such as '*conv*', 're:' and a regular expression, 'op:' and an operator, "
-                f"or a predicate; "
-                f"'vqonnx plan MODEL' lists the names.",
-                option=option,
+            complain(
+                f"{pattern!r} matches no node of the model{nearest(pattern, names)}. "
+                "Give a node's name, a glob such as '*conv*', 're:' and a regular expression, 'op:' and an operator, "
+                "or a predicate; 'vqonnx plan MODEL' lists the names.",
+                option,
             )
         found |= hits
     return found
@@ -93,15 +112,12 @@ def _name_matches(name: str, pattern: str) -> bool:
     return bool(_GLOB & set(pattern)) and fnmatch.fnmatchcase(name, pattern)
 
 
-def _check_op_types(nodes: Sequence[ir.Node], op_types: Sequence[str]) -> None:
+def _check_op_types(nodes: Sequence[ir.Node], op_types: Sequence[str], complain: Complaint) -> None:
     present = {node.op_type for node in nodes}
     unknown = [op_type for op_type in op_types if op_type not in present and not _is_onnx_operator(op_type)]
-    if unknown:
-        raise OptionError(
-            f"op_types_to_quantize: {unknown[0]!r} is neither an ONNX operator nor in the model"
-            f"{nearest(unknown[0], present | _onnx_operators())}.",
-            option="op_types_to_quantize",
-        )
+    for op_type in unknown:
+        offered = nearest(op_type, present | _onnx_operators())
+        complain(f"{op_type!r} is neither an ONNX operator nor in the model{offered}.", "op_types_to_quantize")
 
 
 def _is_onnx_operator(op_type: str) -> bool:

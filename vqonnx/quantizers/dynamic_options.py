@@ -67,6 +67,8 @@ _FIELDS = {
     "Target": "target",
     "WeightSymmetric": "weight_symmetric",
 }
+DYNAMIC_OPTIONS = frozenset(_FIELDS)
+"""The keys."""
 
 
 def _check_type(key: str, value: object) -> None:
@@ -118,6 +120,7 @@ def dynamic_rules(
             nodes=tuple(nodes_to_quantize or ()),
             exclude=tuple(nodes_to_exclude or ()),
             op_types=tuple(op_types_to_quantize or ()),
+            strict=not device.as_given,
         ),
         bodies=bool(extra.enable_subgraph),
         kernels=dynamic_kernels(device),

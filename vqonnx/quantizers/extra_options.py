@@ -112,6 +112,8 @@ _FIELDS = {
     "DefaultTensorType": "default_tensor_type",
     "Target": "target",
 }
+STATIC_OPTIONS = frozenset(_FIELDS)
+"""The keys; those of AMD's NPU are in ``vitis_options``."""
 
 
 def parse_extra_options(raw: Mapping[str, object] | None, further: Collection[str] = ()) -> ExtraOptions:

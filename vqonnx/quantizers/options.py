@@ -107,6 +107,7 @@ class QuantizerOptions:
                 nodes=tuple(nodes_to_quantize or ()),
                 exclude=tuple(nodes_to_exclude or ()),
                 op_types=tuple(op_types_to_quantize or ()),
+                strict=not device.as_given,
             ),
             overrides=_with_types(extra.tensor_quant_overrides, tensor_types or {}),
             keep_clips=extra.qdq_keep_removable_activations,
