@@ -479,7 +479,10 @@ def test_ranges_in_a_file_need_no_samples(tmp_path: Path) -> None:
             {"activation_type": QuantType.QInt16, "quant_format": QuantFormat.QOperator},
             "only QuantFormat.QDQ has 16-bit",
         ),
-        ({"extra_options": {"TensorQuantOverrides": {"ww": [{"symmetric": True}]}}}, "the model has no tensor 'ww'"),
+        (
+            {"extra_options": {"TensorQuantOverrides": {"ww": [{"symmetric": True}]}}},
+            "'ww' is not present in the model",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_a_value_error(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

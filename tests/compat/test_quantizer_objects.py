@@ -118,7 +118,7 @@ def test_overrides_change_in_place_or_not_at_all() -> None:
         ({"h": [{"axis": 0}]}, "only initializers have entries by channel"),
         ({"w": [{"convert": {"quant_type": QuantType.QInt8}}]}, "is an initializer, which has no 'convert'"),
         ({"h": [{"convert": {"quant_type": QuantType.QUInt8}}]}, "converted to the type that it has"),
-        ({"h": [{"scale": 1.0}]}, "'scale' and 'zero_point' must be given together"),
+        ({"h": [{"scale": 1.0}]}, "Must provide both 'scale' and 'zero_point'"),
         ({"h": [{"symetric": True}]}, "did you mean 'symmetric'"),
     ],
 )

@@ -347,7 +347,7 @@ def test_a_conversion_is_a_second_pair_behind_the_first() -> None:
     behind = maker(model, maker(model, second).input[0])
     assert behind.input[0] == first
     found = constants(model)
-    assert (found["x_zero_point"].dtype, found["x_uint16_zero_point"].dtype) == (np.uint8, np.uint16)
+    assert (found["x_zero_point"].dtype, found["x_zero_point_convert"].dtype) == (np.uint8, np.uint16)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_what_the_guard_leaves_float_has_its_reason() -> None:
 def test_an_override_of_an_unknown_tensor_is_an_error_that_offers_the_nearest() -> None:
     with pytest.raises(OptionError) as caught:
         plan_of(linear_bias(), extra_options={"TensorQuantOverrides": {"a_ww": [{"symmetric": True}]}})
-    assert str(caught.value).startswith("TensorQuantOverrides: the model has no tensor 'a_ww' (did you mean 'a_w'")
+    assert str(caught.value).startswith("TensorQuantOverrides: 'a_ww' is not present in the model (did you mean 'a_w'")
     assert caught.value.option == "TensorQuantOverrides"
 
 

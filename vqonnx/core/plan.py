@@ -101,8 +101,9 @@ class Plan:
         half_step_clips: Whether one goes where a range repeats it to half a step.
         weight_pairs: Whether constants stay float, with a QuantizeLinear before their DequantizeLinear (QDQ form).
         own_pairs: Whether each reader of an activation has a pair of its own (QDQ form).
-        typed_fields: Whether scales and zero points lie in the typed fields of their messages, as the programs of some
-            tools read them, instead of raw bytes.
+        peer_layout: Whether the graph is laid out as by onnxruntime.quantization, whose programs look things up by
+            their place: scales and zero points in the typed fields of their messages instead of raw bytes, constants
+            first, and a converted form behind a DequantizeLinear of its own (QDQ form).
     """
 
     target: str
@@ -116,7 +117,7 @@ class Plan:
     custom_ops: bool = False
     weight_pairs: bool = False
     own_pairs: bool = False
-    typed_fields: bool = False
+    peer_layout: bool = False
 
     def activations(self) -> list[TensorPlan]:
         """Forms whose parameters come from running the model."""

@@ -48,32 +48,51 @@ class AffineNodes:
         """The scale of a planned tensor; in its own type where none is named."""
         scale = self._solutions.params(key).scale
         wanted = scale.dtype if dtype is None else np.dtype(dtype)
-        return self._param(f"{key}_scale", wanted.name, key, scale.astype(wanted, copy=False))
+        return self._param("scale", wanted.name, key, scale.astype(wanted, copy=False))
 
     def zero_point(self, key: str) -> ir.Value:
         """The zero point of a planned tensor."""
-        return self._param(f"{key}_zero_point", "", key, self._solutions.params(key).zero_point)
+        return self._param("zero_point", "", key, self._solutions.params(key).zero_point)
 
     def codes(self, key: str) -> ir.Value:
         """The codes of a planned constant."""
-        return self._constant(f"{key}_quantized", "", self._solutions.constants[key].codes)
+        return self._constant((key, "quantized"), f"{key}_quantized", self._solutions.constants[key].codes)
 
     def add(self, name: str, array: npt.ArrayLike) -> ir.Value:
         """An initializer; its name gets a number where it is taken."""
         return add_initializer(self._graph, self._names.unique(name), np.asarray(array))
 
-    def _param(self, name: str, kind: str, key: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        """A scale or zero point; in the typed fields of its message where the plan says so, but for biases."""
-        value = self._constant(name, kind, array)
+    def _param(self, part: str, kind: str, key: str, array: npt.NDArray[np.generic]) -> ir.Value:
+        """A scale or zero point, which is that of the whole group where the group has one."""
+        key = self._sharer(key)
         tensor = self._plan.tensors.get(key)
-        if self._plan.typed_fields and (tensor is None or tensor.role is not Role.BIAS):
+        converted = tensor is not None and tensor.converted_from is not None
+        name = f"{tensor.tensor}_{part}_convert" if tensor is not None and converted else f"{key}_{part}"
+        if not self._plan.peer_layout:
+            return self._constant((key, part + kind), name, array)
+        is_bias = tensor is not None and tensor.role is Role.BIAS
+        if is_bias and part == "scale":
+            array = np.atleast_1d(array)  # of one element it is no axis
+        value = self._constant((key, part + kind), name, array)
+        if not (is_bias and array.ndim):
             value.const_value = in_typed_fields(array, value.name or name)
         return value
 
-    def _constant(self, name: str, kind: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        if (name, kind) not in self._made:
-            self._made[name, kind] = self.add(name, array)
-        return self._made[name, kind]
+    def _sharer(self, key: str) -> str:
+        """The activation whose numbers a data mover's output has too, or the tensor itself."""
+        tensor = self._plan.tensors.get(key)
+        leader = None if tensor is None else self._plan.tensors.get(tensor.group)
+        if leader is None or leader.role is not Role.ACTIVATION or key not in self._solutions.activations:
+            return key
+        ours, theirs = self._solutions.params(key), self._solutions.params(leader.key)
+        same = np.array_equal(ours.scale, theirs.scale) and np.array_equal(ours.zero_point, theirs.zero_point)
+        types = (ours.scale.dtype, ours.zero_point.dtype) == (theirs.scale.dtype, theirs.zero_point.dtype)
+        return leader.key if same and types else key
+
+    def _constant(self, place: tuple[str, str], name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+        if place not in self._made:
+            self._made[place] = self.add(name, array)
+        return self._made[place]
 
     def _node(self, op_type: str, key: str, inputs: Sequence[ir.Value], number: int) -> ir.Node:
         name, attributes = f"{key}_{op_type}", _attributes(self._solutions.params(key))

@@ -10,12 +10,13 @@ from vqonnx.core.params import QuantParams
 from vqonnx.core.plan import NodePlan, Plan, Role, TensorPlan
 from vqonnx.core.qtype import Kind
 from vqonnx.core.solution import Solutions
-from vqonnx.core.target import Kernel
+from vqonnx.core.target import Form, Kernel
 from vqonnx.emitters.affine_nodes import AffineNodes
 from vqonnx.emitters.block_float import emit_rounded
+from vqonnx.emitters.fix_neuron import fix_neuron_form
 from vqonnx.emitters.float8 import guard_float8
 from vqonnx.emitters.unscaled import block_form, form_without_scale, widened
-from vqonnx.graph.edit import insert_after_value, insert_before, insert_first, remove_dead, replace_uses
+from vqonnx.graph.edit import insert_after, insert_after_value, insert_before, insert_first, remove_dead, replace_uses
 from vqonnx.graph.facts import clip_bounds
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import nodes_by_name, values_by_name
@@ -94,10 +95,9 @@ class _QdqEmitter:
     def emit_activation(self, tensor: TensorPlan) -> None:
         """Q -> DQ after the value, or after the form that it is converted from."""
         if tensor.converted_from is not None:
-            source = self._dequantized[tensor.converted_from]
+            source, everyone = self._to_convert(tensor)
         else:
-            source = self._values[tensor.tensor]
-        everyone = tensor.key in self._computed and tensor.converted_from is None
+            source, everyone = self._values[tensor.tensor], tensor.key in self._computed
         uses = None if everyone else self._uses.get(tensor.key, [])
         own = self._uses.get(tensor.key, []) if self._own_pairs else []
         if len(own) > 1:
@@ -107,6 +107,24 @@ class _QdqEmitter:
             result = self._insert_pair(source, tensor.key, uses)
         result.meta[KEY] = tensor.key
         self._dequantized[tensor.key] = result
+
+    def _to_convert(self, tensor: TensorPlan) -> tuple[ir.Value, bool]:
+        """The dequantized value that a form is converted from, and whether nothing but the form reads it.
+
+        A graph output follows the nodes that read the value. Where others read it too, the form may get a
+        DequantizeLinear of its own, so that each of them is seen to feed one thing.
+        """
+        assert tensor.converted_from is not None
+        source = self._dequantized[tensor.converted_from]
+        own = set(self._uses.get(tensor.key, []))
+        if all((node.name, index) in own for node, index in source.uses()):
+            return source, True
+        maker = source.producer()
+        if not self._plan.peer_layout or maker is None or maker.inputs[0] is None:
+            return source, False
+        again = self._affine.dequantize(tensor.converted_from, maker.inputs[0], source, 1)
+        insert_after(maker, [again])
+        return again.outputs[0], False
 
     def emit_constant(self, tensor: TensorPlan) -> None:
         """The codes as an initializer, and a DequantizeLinear that the planned inputs read."""
@@ -160,9 +178,9 @@ class _QdqEmitter:
         return result
 
     def _insert_for(self, uses: Uses, new: list[ir.Node]) -> None:
-        """Before the first reader of a constant; first of all where readers stand in several graphs."""
+        """Before the first reader of a constant; first of all where readers are in several graphs, or the plan says."""
         readers = [self._nodes[name] for name, _ in uses]
-        if len({reader.graph for reader in readers}) == 1:
+        if len({reader.graph for reader in readers}) == 1 and not self._plan.peer_layout:
             insert_before(readers[0], new)
         else:
             insert_first(self._model.graph, new)

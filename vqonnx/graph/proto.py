@@ -91,7 +91,7 @@ def _same(value: _T) -> _T:
 
 def in_typed_fields(array: np.ndarray, name: str) -> ir.TensorProtocol:
     """A small tensor whose message has its numbers in ``float_data`` or ``int32_data``, where some programs look."""
-    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    dtype = ir.DataType.from_numpy(array.dtype)  # onnx before 1.19 knows no 4-bit types of ml_dtypes
     return ir.serde.TensorProtoTensor(onnx.helper.make_tensor(name, dtype, array.shape, array.reshape(-1)))
 
 

@@ -60,6 +60,7 @@ def assign(
             _plan_node(work, candidate, candidate.node, _inputs(work, candidate))
         else:
             _plan_linear(work, candidate, *candidate.add)
+    _convert_outputs(work)
     _share_scales(work)
     return work.tensors, work.nodes
 
@@ -119,15 +120,13 @@ def _inputs(work: Assignment, candidate: Candidate, *, behind: bool = False) -> 
 
 def _operand(work: Assignment, value: ir.Value, candidate: Candidate) -> str | None:
     """An input that is measured, or an elementwise constant, which has a range of its own."""
-    name = value.name or ""
+    name, wanted = value.name or "", work.types.read(value, candidate)
     override = work.rules.overrides.get(name)
-    wanted = work.types.read(value, candidate)
     if constant_tensor(value) is not None:
         return _add(work, form_of(name, Role.WEIGHT, wanted, override))
     if not work.rules.activations:
         return None
-    key = _activation(work, value, wanted)
-    conversion = override.conversion if override else None
+    key, conversion = _activation(work, value, wanted), override.conversion if override else None
     if conversion is not None and (not conversion.readers or candidate.name in conversion.readers):
         return _converted(work, key, work.tensors[key].spec, conversion.form)
     fixed = override is not None and override.qtype is not None
@@ -247,6 +246,14 @@ def _keeps_float_bias(work: Assignment, candidate: Candidate, bias: ir.Value, sc
     return isinstance(granularity, PerBlock) and bool(work.rules.block_size)
 
 
+def _convert_outputs(work: Assignment) -> None:
+    """Add the second form of graph outputs that no node reads, where the user asks for one."""
+    for (name, _), key in list(work.activations.items()):
+        conversion = work.rules.overrides.get(name, Override()).conversion
+        if conversion is not None and not conversion.readers:
+            _converted(work, key, work.tensors[key].spec, conversion.form)
+
+
 def _add(work: Assignment, plan: TensorPlan) -> str:
     """Register a form, under the tensor's name or, where another meaning has it, under the next free number."""
     plan = replace(plan, group=plan.group or plan.key)
@@ -289,5 +296,5 @@ def _share_scales(work: Assignment) -> None:
 
 def _moved_values(work: Assignment) -> set[str]:
     """Outputs of data movers: their values are among their input's, so they need no measurement of their own."""
-    movers = (plan for plan in work.nodes.values() if plan.kernel is Kernel.MOVES)
-    return {key for plan in movers for key in plan.outputs if key is not None}
+    plans = work.nodes.values()
+    return {key for plan in plans if plan.kernel is Kernel.MOVES for key in plan.outputs if key is not None}

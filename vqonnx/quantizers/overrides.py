@@ -24,7 +24,8 @@ def parse_overrides(raw: object) -> dict[str, Override]:
     an activation a second type. Numbers may be Python's or numpy's.
 
     Raises:
-        OptionError: A key is unknown, two contradict each other, or one lacks its partner.
+        OptionError: A key is unknown, two contradict each other, or one lacks its partner. Programs for onnxruntime
+            find its key phrases in these messages.
     """
     if not isinstance(raw, Mapping):
         raise _error("the overrides", f"must map tensor names to lists of dictionaries, got {type(raw).__name__}")
@@ -102,12 +103,12 @@ def _check_keys(tensor: str, entry: Mapping[str, object], known: Sequence[str]) 
     for key in entry:
         if key not in known:
             raise _error(tensor, f"has no key {key!r}{nearest(key, known)}. Known are {', '.join(known)}")
+    clash = [key for key in ("symmetric", "reduce_range", "rmax", "rmin") if key in entry]
+    if "scale" in entry and clash:
+        raise _error(tensor, f"option(s) [{', '.join(clash)}] are invalid with 'scale' and 'zero_point'")
     for one, other in _PAIRS:
         if (one in entry) != (other in entry):
-            raise _error(tensor, f"{one!r} and {other!r} must be given together")
-    clash = [key for key in ("symmetric", "reduce_range", "rmin", "rmax") if key in entry]
-    if "scale" in entry and clash:
-        raise _error(tensor, f"'scale' fixes everything, so {clash[0]!r} contradicts it")
+            raise _error(tensor, f"has only one of two. Must provide both {one!r} and {other!r}, or neither")
 
 
 def _flag(tensor: str, entry: Mapping[str, object], key: str) -> bool | None:

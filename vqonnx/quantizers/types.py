@@ -92,6 +92,14 @@ class QuantType(_Called):
         return qtype.QTYPES[self.name.removeprefix("Q").lower()]
 
     @classmethod
+    def of(cls, value: object) -> Self:
+        """As of the other enumerations; a number is that of ``onnx.TensorProto``, which onnxruntime takes too."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            scaled = (m for m in cls if m.qtype.kind not in (Kind.BLOCK_FLOAT, Kind.MICROSCALING))
+            value = next((member for member in scaled if member.tensor_type == value), value)
+        return super().of(value)
+
+    @classmethod
     def from_qtype(cls, element: QType) -> "QuantType":
         """The member for a type of the core."""
         return cls.of(f"Q{element.name}")

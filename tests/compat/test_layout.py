@@ -1,0 +1,155 @@
+"""vqonnx.compat.quantize_static: names, places and fields that programs for onnxruntime.quantization look up."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper, parser
+
+import vqonnx.compat as compat
+from vqonnx.compat import QuantType
+from vqonnx.runtime.session import open_session
+
+FORK = """
+    <ir_version: 8, opset_import: ["" : 18]>
+    g (float[2,4] x) => (float[4,2] u, float[4,2] v %s) {
+        t = Transpose <perm = [1, 0]> (x)
+        u = Tanh (t)
+        v = Tanh (t)
+    }
+"""
+CONV = """
+    <ir_version: 8, opset_import: ["" : 13]>
+    g (float[1,2,5,5] x) => (float[1,3,5,5] y) {
+        s = Sigmoid (x)
+        y = Conv (s, w, b)
+    }
+"""
+
+
+def model(text: str, constants: Mapping[str, np.ndarray] | None = None) -> onnx.ModelProto:
+    made = parser.parse_model(text)
+    for index, node in enumerate(made.graph.node):
+        node.name = f"n{index}"
+    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in (constants or {}).items())
+    return made
+
+
+def conv() -> onnx.ModelProto:
+    random = np.random.default_rng(3)
+    weight, bias = random.normal(size=(3, 2, 1, 1)), random.normal(size=3)
+    return model(CONV, {"w": weight.astype(np.float32), "b": bias.astype(np.float32)})
+
+
+class Reader(compat.CalibrationDataReader):
+    def __init__(self, given: onnx.ModelProto) -> None:
+        shapes = {one.name: [d.dim_value for d in one.type.tensor_type.shape.dim] for one in given.graph.input}
+        random = np.random.default_rng(0)
+        feeds = [{name: random.uniform(-1, 1, size).astype(np.float32) for name, size in shapes.items()}] * 3
+        self.left: Iterator[dict[str, Any]] = iter(feeds)
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.left, None)
+
+
+def quantized(folder: Path, given: onnx.ModelProto, **arguments: Any) -> onnx.ModelProto:
+    types = {"activation_type": QuantType.QUInt8, **arguments}
+    compat.quantize_static(given, folder / "q.onnx", Reader(given), **types)
+    open_session(folder / "q.onnx")
+    return onnx.load(folder / "q.onnx")
+
+
+def initializers(found: onnx.ModelProto) -> dict[str, TensorProto]:
+    return {one.name: one for one in found.graph.initializer}
+
+
+def operators(found: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in found.graph.node]
+
+
+def chain(found: onnx.ModelProto, name: str) -> list[str]:
+    """The zero points of the pairs before a tensor, from the last to the first."""
+    makers = {output: node for node in found.graph.node for output in node.output}
+    told = []
+    while name in makers and makers[name].op_type in ("QuantizeLinear", "DequantizeLinear"):
+        told.append(makers[name].input[2])
+        name = makers[name].input[0]
+    return told
+
+
+def test_element_types_may_be_onnx_numbers(tmp_path: Path) -> None:
+    found = initializers(quantized(tmp_path, conv(), activation_type=TensorProto.UINT16, weight_type=TensorProto.INT8))
+    assert found["x_zero_point"].data_type == TensorProto.UINT16
+    assert found["w_zero_point"].data_type == TensorProto.INT8
+    with pytest.raises(ValueError, match="7 is no QuantType"):
+        quantized(tmp_path, conv(), activation_type=TensorProto.INT64)
+
+
+def test_constants_come_first_and_numbers_lie_in_typed_fields(tmp_path: Path) -> None:
+    result = quantized(tmp_path, conv(), per_channel=False)
+    assert operators(result)[:3] == ["DequantizeLinear", "DequantizeLinear", "QuantizeLinear"]
+    found = initializers(result)
+    assert found["x_scale"].float_data[0] > 0
+    assert list(found["w_zero_point"].int32_data) == [0]
+    assert list(found["b_zero_point"].int32_data) == [0]
+    assert numpy_helper.to_array(found["b_scale"]).shape == (1,)
+
+
+def test_four_bit_numbers_lie_in_typed_fields(tmp_path: Path) -> None:
+    found = initializers(quantized(tmp_path, conv(), weight_type=QuantType.QInt4))
+    assert found["w_zero_point"].data_type == TensorProto.INT4
+    assert list(found["w_zero_point"].int32_data) == [0]
+
+
+def test_what_is_moved_has_the_scale_of_its_source(tmp_path: Path) -> None:
+    options = {"ForceQuantizeNoInputCheck": True}
+    result = quantized(tmp_path, model(FORK % ""), op_types_to_quantize=["Transpose", "Tanh"], extra_options=options)
+    assert not {"t_scale", "t_zero_point"} & set(initializers(result))
+    tanh = next(node for node in result.graph.node if node.op_type == "Tanh")
+    assert chain(result, tanh.input[0]) == ["x_zero_point", "x_zero_point"]
+
+
+@pytest.mark.parametrize(
+    ("readers", "output", "dequantizers", "ends"),
+    [
+        (["n1", "n2"], "", 5, None),
+        (["n2"], "", 6, None),
+        (["n1", "n2"], ", float[4,2] t", 5, ["t_zero_point_convert"] * 2),
+        (["n2"], ", float[4,2] t", 6, ["x_zero_point"] * 2),
+        (None, ", float[4,2] t", 5, ["t_zero_point_convert"] * 2),
+    ],
+)
+def test_conversions_stand_behind_a_dequantizer_of_their_own(
+    tmp_path: Path, readers: list[str] | None, output: str, dequantizers: int, ends: list[str] | None
+) -> None:
+    convert = {"quant_type": QuantType.QUInt16, **({} if readers is None else {"recv_nodes": set(readers)})}
+    overrides = {"t": [{"quant_type": QuantType.QUInt8, "convert": convert}]}
+    result = quantized(
+        tmp_path,
+        model(FORK % output),
+        op_types_to_quantize=["Transpose", "Tanh"],
+        extra_options={"ForceQuantizeNoInputCheck": True, "TensorQuantOverrides": overrides},
+    )
+    onnx.checker.check_model(result, full_check=True)
+    assert operators(result).count("QuantizeLinear") == 5
+    assert operators(result).count("DequantizeLinear") == dequantizers
+    assert initializers(result)["t_zero_point_convert"].data_type == TensorProto.UINT16
+    makers = {node.name: node for node in result.graph.node}
+    assert chain(result, makers["n2"].input[0])[:4] == ["t_zero_point_convert"] * 2 + ["x_zero_point"] * 2
+    if ends is not None:
+        assert chain(result, "t")[:2] == ends
+    readers_of = [name for node in result.graph.node for name in node.input]
+    single = [node.output[0] for node in result.graph.node if node.op_type == "DequantizeLinear"]
+    converters = [node.input[0] for node in result.graph.node if node.op_type == "QuantizeLinear"]
+    assert all(readers_of.count(name) == 1 for name in single if name in converters)
+
+
+def test_an_output_that_nothing_reads_is_converted(tmp_path: Path) -> None:
+    made = model('<ir_version: 8, opset_import: ["" : 18]> g (float[2,4] x) => (float[2,4] y) { y = Sigmoid (x) }')
+    overrides = {"y": [{"quant_type": QuantType.QUInt16, "convert": {"quant_type": QuantType.QUInt8}}]}
+    result = quantized(tmp_path, made, extra_options={"TensorQuantOverrides": overrides})
+    assert chain(result, "y") == ["y_zero_point_convert"] * 2 + ["y_zero_point"] * 2
+    assert initializers(result)["y_zero_point"].data_type == TensorProto.UINT16
