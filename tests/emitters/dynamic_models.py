@@ -57,6 +57,26 @@ def attention(*, mask: bool = False, bias: bool = True) -> onnx.ModelProto:
     return build(text, given, domains={"com.microsoft": 1})
 
 
+def embedding(
+    *, segments: bool = True, mask: bool = False, positions: bool = False, outputs: str = "y, m"
+) -> onnx.ModelProto:
+    """The first layer of a BERT as ONNX Runtime's optimizer fuses it."""
+    given = weights(word=(20, 8), position=(9, 8), segment=(2, 8), gamma=(8,), beta=(8,))
+    inputs = "int32[b, s] i" + ", int32[b, s] k" * segments + ", int32[b, s] a" * mask + ", int32[b, s] p" * positions
+    if not segments:
+        given.pop("segment")
+    types = {"y": "float[b, s, 8] y", "m": "int32[b] m", "e": "float[b, s, 8] e"}
+    declared = ", ".join(types[name] for name in outputs.split(", "))
+    last = ", a" if mask else ", " * positions
+    flag = int("m" in outputs)
+    text = (
+        f"g ({inputs}) => ({declared}) {{ {outputs} = com.microsoft.EmbedLayerNormalization "
+        f"<epsilon = 1.0e-6, mask_index_type = {flag}> "
+        f"(i, {'k' * segments}, word, position, {'segment' * segments}, gamma, beta{last}{', p' * positions}) }}"
+    )
+    return build(text, given, domains={"com.microsoft": 1})
+
+
 def convolution(group: int = 1, bias: str = "constant") -> onnx.ModelProto:
     given = weights(w=(8, 4 // group, 3, 3), b=(8,))
     inputs = "float[n, 4, 9, 9] x"

@@ -20,7 +20,7 @@ from vqonnx.progress import silent
 from vqonnx.report.model import Report
 from vqonnx.runtime.session import open_session
 
-ALL = ("Attention", "Conv", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN")
+ALL = ("Attention", "Conv", "EmbedLayerNormalization", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN")
 
 
 def quantized(model: onnx.ModelProto, path: Path, **options: Any) -> tuple[onnx.ModelProto, Report]:
@@ -213,6 +213,47 @@ def test_attention_without_a_bias_is_left_alone(tmp_path):
     _, report = quantized(made.attention(bias=False), tmp_path, verify=False)
     assert not report.quantized
     assert "ends the process" in report.skips[0].reason
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        ({}, {"mask": True}),
+        ({"segments": False}, {"per_channel": True}),
+        ({"outputs": "y"}, {"weight_type": "QUInt8"}),
+        ({"mask": True, "segments": False}, {"reduce_range": True}),
+    ],
+)
+def test_an_embedding_is_that_of_its_codes(tmp_path, options, how, rng):
+    """Rows of codes are added up and normalized: in float64, and in ONNX Runtime's own float operator nearly so."""
+    given, how = (options, how) if "mask" not in how else (how, options)
+    model = made.embedding(**given)
+    result, report = quantized(model, tmp_path, **how)
+    assert operators(result) == ["QEmbedLayerNormalization"]
+    assert report.quantized == {"EmbedLayerNormalization": 1}
+    known = initializers(result)
+    real = {
+        name: (known[f"{name}_quantized"].astype(np.float64) - known[f"{name}_zero_point"]) * known[f"{name}_scale"]
+        for name in ("word", "position", "segment", "gamma", "beta")
+        if f"{name}_quantized" in known
+    }
+    shape = (3, 7)
+    kept = (np.arange(7) < np.array([[2], [7], [5]])).astype(np.int32)
+    feed = {
+        "i": rng.integers(0, 20, shape).astype(np.int32),
+        "k": rng.integers(0, 2, shape).astype(np.int32),
+        "a": kept,
+    }
+    feed = {one.name: feed[one.name] for one in model.graph.input}
+    rows = real["word"][feed["i"]] + real["position"][:7]
+    rows = rows + real["segment"][feed["k"]] if "segment" in real else rows
+    spread = np.sqrt(rows.var(axis=-1, keepdims=True) + 1e-6)
+    wanted = (rows - rows.mean(axis=-1, keepdims=True)) / spread * real["gamma"] + real["beta"]
+    y, *index = run(result, feed)
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+    float_y, *float_index = run(model, feed)
+    assert decibels(float_y, y) > 30
+    np.testing.assert_equal(index, float_index)
 
 
 def test_seven_bit_weights_never_saturate_pairs(tmp_path):

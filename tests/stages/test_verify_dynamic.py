@@ -22,6 +22,7 @@ MODELS = {
     DynamicForm.CONV: made.convolution(),
     DynamicForm.LSTM: made.recurrent("LSTM", directions=2),
     DynamicForm.ATTENTION: made.attention(mask=True),
+    DynamicForm.EMBEDDING: made.embedding(mask=True),
     DynamicForm.DEQUANTIZED: made.recurrent("RNN"),
     DynamicForm.LOOKUP: made.tied(),
 }
@@ -51,7 +52,7 @@ def written(form, path, *, spoiled):
     emit_dynamic(model, planned.plan, rounded)
     for name, value in list(model.graph.initializers.items()):
         if spoiled and name.endswith("_scale"):
-            doubled = add_initializer(model.graph, f"{name}_doubled", value.const_value.numpy() * np.float32(2))
+            doubled = add_initializer(model.graph, f"{name}_doubled", np.asarray(value.const_value.numpy() * 2))
             for node, index in value.uses():
                 node.replace_input_with(index, doubled)
     save(model, path)

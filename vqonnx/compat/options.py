@@ -16,8 +16,8 @@ from vqonnx.targets.onnxruntime import DYNAMIC_OPERATORS
 
 _log = logging.getLogger("vqonnx")
 _STATIC = frozenset({*STATIC_OPTIONS, *KNOWN})
-_WITHOUT_EFFECT = frozenset({"EmbedLayerNormalization", "Transpose"})
-"""Listed by the peer for dynamic quantization, where nothing gives them integers."""
+_WITHOUT_EFFECT = frozenset({"Transpose"})
+"""Listed by the peer for dynamic quantization, where nothing gives it integers."""
 _REASONS = {
     "ActivationSymmetric": "DynamicQuantizeLinear (ONNX 11) gives asymmetric uint8",
     "ActivationRestrictedAsymmetric": "DynamicQuantizeLinear (ONNX 11) chooses the zero point",

@@ -19,6 +19,8 @@ class DynamicForm(Enum):
     """com.microsoft's operator."""
     ATTENTION = "QAttention"
     """com.microsoft's operator behind DynamicQuantizeLinear."""
+    EMBEDDING = "QEmbedLayerNormalization"
+    """com.microsoft's operator: sums of rows of codes, and their normalization."""
     LOOKUP = "Gather"
     """Gather of codes; the rows that it gives are dequantized."""
     DEQUANTIZED = "DequantizeLinear"

@@ -57,6 +57,7 @@ class _Emitter:
             DynamicForm.CONV: self._conv,
             DynamicForm.LSTM: self._lstm,
             DynamicForm.ATTENTION: self._attention,
+            DynamicForm.EMBEDDING: self._embedding,
             DynamicForm.LOOKUP: self._lookup,
             DynamicForm.DEQUANTIZED: self._dequantized,
         }
@@ -97,7 +98,7 @@ class _Emitter:
         assert weight.shape is not None
         shape = tuple(weight.shape.numpy())
         codes, scale, zero = self._activation(at, x, weight.dtype)
-        stored = self._weights.codes(key, shape, lambda rows: rows.reshape(shape))
+        stored = self._weights.shaped(key, shape)
         inputs = [codes, stored, zero, self._weights.one_zero_point(key)]
         sums = at.add("ConvInteger", inputs, dict(node.attributes), heir=True)
         channels = (shape[0], *[1] * (len(shape) - 2))
@@ -133,6 +134,23 @@ class _Emitter:
         self._imports.setdefault(_CONTRIB, 1)
         zeros = self._weights.zero_point(key)
         at.finish(at.add(f"{_CONTRIB}::QAttention", [*inputs, zeros], attributes, heir=True))
+
+    def _embedding(self, node: ir.Node, plan: DynamicNodePlan) -> None:
+        """Codes of tables, gamma and beta; all scales behind the mask, then all zero points.
+
+        The second output may not be left out, as it may be in float.
+        """
+        node.attributes.pop("mask_index_type", None)
+        self._become(node, "QEmbedLayerNormalization", 18)
+        for index, key in plan.weights.items():
+            old = node.inputs[index]
+            assert old is not None
+            assert old.shape is not None
+            node.replace_input_with(index, self._weights.shaped(key, tuple(int(size) for size in old.shape.numpy())))
+            node.replace_input_with(6 + index, self._weights.scale(key))
+            node.replace_input_with(11 + index, self._weights.zero_point(key))
+        node.resize_outputs(2)
+        node.outputs[1].name = node.outputs[1].name or self._names.unique(f"{node.name}_mask_index")
 
     def _lookup(self, node: ir.Node, plan: DynamicNodePlan) -> None:
         """Rows of codes, dequantized behind the Gather; with one scale a row that is looked up beside them."""

@@ -34,12 +34,14 @@ class Operator:
         inputs: Its inputs; None where an optional one is left out.
         attributes: Its attributes.
         gives_float: Whether its result is float32 instead of codes.
+        outputs: Outputs that it has at least, whether or not the float node has them.
     """
 
     op: str
     inputs: tuple[ir.Value | None, ...]
     attributes: Mapping[str, ir.Attr | int | float]
     gives_float: bool = False
+    outputs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ def _embed_layer_norm(x: Operands) -> Operator:
     codes, scales, zeros = zip(*triples, strict=True)
     mask = (*x.plain(7, 8), None)[0]
     inputs = (*x.plain(0, 2), *codes, mask, *scales, *zeros)
-    return Operator(f"{_CONTRIB}QEmbedLayerNormalization", inputs, x.attributes("mask_index_type"), gives_float=True)
+    attributes = x.attributes("mask_index_type")
+    return Operator(f"{_CONTRIB}QEmbedLayerNormalization", inputs, attributes, gives_float=True, outputs=2)
 
 
 def _elementwise(op: str, x: Operands) -> Operator:

@@ -74,6 +74,10 @@ class IntegerWeights:
             self._made["codes", key, shape] = add_initializer(self._graph, name, tensor)
         return self._made["codes", key, shape]
 
+    def shaped(self, key: str, shape: tuple[int, ...]) -> ir.Value:
+        """Codes [C, L] in another shape of as many elements."""
+        return self.codes(key, shape, lambda codes: codes.reshape(shape))
+
     def columns(self, key: str) -> ir.Value:
         """Codes [L, C], as products read them."""
         weight = self._weights[key]

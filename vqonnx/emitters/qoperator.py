@@ -98,7 +98,7 @@ class _QOperatorEmitter:
         operator = integer_operator(plan, operands)
         made = self._node(operator, plan.node, tail.outputs)
         insert_before(tail, made)
-        for new, (old, key) in zip(made.outputs, results, strict=True):
+        for new, (old, key) in zip(made.outputs, results, strict=False):
             if operator.gives_float or key is None:
                 self._define_float(new, old, key, operator)
             else:
@@ -177,6 +177,9 @@ class _QOperatorEmitter:
         inputs = list(operator.inputs)
         while inputs and inputs[-1] is None:
             inputs.pop()
-        names = [self._names.unique(f"{old.name}_{op_type}") if old.name else "" for old in results]
-        outputs = [ir.Value(name=name, shape=old.shape) for name, old in zip(names, results, strict=True)]
+        outputs = [ir.Value(name=f"{old.name}_{op_type}" if old.name else "", shape=old.shape) for old in results]
+        outputs += [ir.Value(name="") for _ in range(operator.outputs - len(outputs))]
+        for number, output in enumerate(outputs):
+            if output.name or number < operator.outputs:
+                output.name = self._names.unique(output.name or f"{name}_{op_type}_{number}")
         return ir.node(op_type, inputs, operator.attributes, domain=domain, outputs=outputs, name=name)

@@ -158,6 +158,12 @@ def _fills_with_unknown(candidate: Candidate) -> str:
     return "what it fills with is computed at run time" if value is not None and constant(value) is None else ""
 
 
+def _gives_sum_of_rows(candidate: Candidate) -> str:
+    node = candidate.node
+    third = node.op_type == "EmbedLayerNormalization" and len(node.outputs) > 2 and node.outputs[2].name
+    return "it gives the sum of its rows, which QEmbedLayerNormalization does not" if third else ""
+
+
 def _normalizes_one_element(candidate: Candidate) -> str:
     """Each result is 1 then, and ONNX Runtime's uint8 kernel gives 0 (1.31)."""
     source = candidate.node.inputs[0] if candidate.node.op_type == "Softmax" else None
@@ -279,6 +285,7 @@ INTEGER_CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _weight_not_constant,
     _bias_form,
     _fills_with_unknown,
+    _gives_sum_of_rows,
 )
 """… and besides where it is to become an integer operator."""
 

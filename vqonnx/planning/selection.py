@@ -13,13 +13,16 @@ from vqonnx.planning.rules import Pattern, Selection
 _GLOB = frozenset("*?[")
 
 
-def rejections(nodes: Sequence[ir.Node], selection: Selection, known: Iterable[str] = ()) -> dict[str, str]:
+def rejections(
+    nodes: Sequence[ir.Node], selection: Selection, known: Iterable[str] = (), operators: Collection[str] = ()
+) -> dict[str, str]:
     """Why each node that the user's selection leaves out is left out, by node name.
 
     Args:
         nodes: All nodes, with unique names.
         selection: What the user asked for.
         known: Further names that a pattern may name without effect: nodes that preparation folded away.
+        operators: Operators that the selection may name though neither ONNX nor the model has them.
 
     Raises:
         OptionError: A pattern matches no node, or an operator is in neither the model nor any ONNX domain, and the
@@ -27,7 +30,7 @@ def rejections(nodes: Sequence[ir.Node], selection: Selection, known: Iterable[s
     """
     folded = set(known)
     complain = _refuse if selection.strict else _warn
-    _check_op_types(nodes, selection.op_types, complain)
+    _check_op_types(nodes, [name for name in selection.op_types if name not in operators], complain)
     wanted = matching(nodes, selection.nodes, "nodes_to_quantize", folded, complain)
     excluded = matching(nodes, selection.exclude, "nodes_to_exclude", folded, complain)
     reasons: dict[str, str] = {}

@@ -192,6 +192,14 @@ def _attention(found: DynamicNode) -> _Given:
     return {0: (1, _ROWS, weight.length), 2: (weight.channels,), 3: kept}
 
 
+def _embedding(found: DynamicNode) -> _Given:
+    """Numbers of words and segments, and a mask that keeps all."""
+    rng, length = np.random.default_rng(_SEED), min(_ROWS, found.weights[3].channels)
+    tables = {0: 2, 1: 4} if 4 in found.weights else {0: 2}
+    numbers = {index: rng.integers(0, found.weights[table].channels, (1, length)) for index, table in tables.items()}
+    return {**{index: rows.astype(np.int32) for index, rows in numbers.items()}, 7: np.ones((1, length), np.int32)}
+
+
 _SHAPES: Mapping[DynamicForm, Callable[[DynamicNode], _Given]] = {
     DynamicForm.PRODUCT: _product,
     DynamicForm.CONV: _conv,
@@ -199,6 +207,7 @@ _SHAPES: Mapping[DynamicForm, Callable[[DynamicNode], _Given]] = {
     DynamicForm.DEQUANTIZED: _recurrent,
     DynamicForm.LOOKUP: _lookup,
     DynamicForm.ATTENTION: _attention,
+    DynamicForm.EMBEDDING: _embedding,
 }
 
 

@@ -23,8 +23,10 @@ _KERNELS: Mapping[str, Kernels] = MappingProxyType(
             DynamicForm.CONV: ("uint8",),
             DynamicForm.LSTM: _BOTH,
             DynamicForm.ATTENTION: _BOTH,
+            DynamicForm.EMBEDDING: _BOTH,
         },
-        # ONNX Runtime, docs/OperatorKernels.md; not run here. There is no DynamicQuantizeLSTM.
+        # ONNX Runtime, docs/OperatorKernels.md; not run here. There is no DynamicQuantizeLSTM, and no
+        # QEmbedLayerNormalization.
         "DmlExecutionProvider": {
             **_PLAIN,
             DynamicForm.PRODUCT: _BOTH,

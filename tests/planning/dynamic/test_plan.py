@@ -78,3 +78,16 @@ def test_what_has_no_form_says_why(text, shapes, reason):
     plan = planned(build(text, made.weights(**shapes)))
     assert not plan.nodes
     assert reason in plan.skips[0].reason
+
+
+@pytest.mark.parametrize(
+    ("embedding", "reason"),
+    [
+        ({"positions": True}, "it is given positions"),
+        ({"outputs": "y, m, e"}, "it gives the sum of its rows"),
+    ],
+)
+def test_an_embedding_that_the_integer_operator_does_not_know_stays_float(embedding, reason):
+    plan = planned(made.embedding(**embedding))
+    assert not plan.nodes
+    assert [reason in skip.reason for skip in plan.skips] == [True]

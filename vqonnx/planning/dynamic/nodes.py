@@ -14,6 +14,7 @@ from vqonnx.planning.dynamic.row_weights import RowWeight
 from vqonnx.planning.weights.layers import Layer, find_layers
 
 ATTENTION = "com.microsoft::Attention"
+EMBEDDING = "com.microsoft::EmbedLayerNormalization"
 _LAYER_OPERATORS = ("Gather", "Gemm", "MatMul")
 _FORMS = {"Gather": DynamicForm.LOOKUP, "Gemm": DynamicForm.PRODUCT, "MatMul": DynamicForm.PRODUCT}
 _HALF_OR_SINGLE = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
@@ -97,17 +98,21 @@ class _Operator:
         weights: From an input index to the rows of the constant there.
         refusal: Why a node cannot become that, empty if it can.
         dtypes: Element types that are possible.
+        optional: Input indices where there may be none.
     """
 
     form: DynamicForm
     weights: Mapping[int, Callable[[WeightSource], RowWeight]]
     refusal: Callable[[ir.Node], str]
     dtypes: frozenset[ir.DataType] = _SINGLE
+    optional: frozenset[int] = frozenset()
 
 
 def _of_operator(node: ir.Node, operator: _Operator, sources: WeightSources) -> DynamicNode | str:
     weights = {}
     for index, rows in operator.weights.items():
+        if index in operator.optional and node.inputs[index] is None:
+            continue
         source = sources.of(node.inputs[index])
         reason = _unusable(source, operator.dtypes)
         if source is None or reason:
@@ -166,11 +171,28 @@ def _attention(node: ir.Node) -> str:
     return "its mask has neither one axis nor two" if odd else ""
 
 
+_SEGMENTS = (1, 4)
+_POSITIONS = 8
+
+
+def _embedding(node: ir.Node) -> str:
+    """QEmbedLayerNormalization (ONNX Runtime 1.24 and 1.31) counts positions itself."""
+    if len(node.inputs) > _POSITIONS and node.inputs[_POSITIONS] is not None:
+        return "it is given positions, for which QEmbedLayerNormalization has no input"
+    if len(node.outputs) > 2 and node.outputs[2].name:
+        return "it gives the sum of its rows, which QEmbedLayerNormalization does not"
+    if len({node.inputs[index] is None for index in _SEGMENTS}) > 1:
+        return "it has a table of segments without their numbers, or numbers without a table"
+    return ""
+
+
 def _leading(axes: int) -> Callable[[WeightSource], RowWeight]:
     return lambda source: RowWeight.of_leading_axes(source, axes)
 
 
 _RECURRENT = {1: _leading(2), 2: _leading(2)}
+_EMBEDDED = {**dict.fromkeys((2, 3, 4), _leading(1)), **dict.fromkeys((5, 6), _leading(0))}
+"""Tables of words, positions and segments, gamma and beta."""
 _OPERATORS: Mapping[str, _Operator] = MappingProxyType(
     {
         "Conv": _Operator(DynamicForm.CONV, {1: _leading(1)}, _conv),
@@ -178,9 +200,12 @@ _OPERATORS: Mapping[str, _Operator] = MappingProxyType(
         "GRU": _Operator(DynamicForm.DEQUANTIZED, _RECURRENT, _any),
         "RNN": _Operator(DynamicForm.DEQUANTIZED, _RECURRENT, _any),
         ATTENTION: _Operator(DynamicForm.ATTENTION, {1: RowWeight.of_columns}, _attention),
+        EMBEDDING: _Operator(DynamicForm.EMBEDDING, _EMBEDDED, _embedding, optional=frozenset({4})),
     }
 )
-DYNAMIC_OPERATORS: tuple[str, ...] = ("Attention", "Conv", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN")
-"""Operators that have a dynamic form; Attention is com.microsoft's."""
+DYNAMIC_OPERATORS: tuple[str, ...] = (
+    "Attention", "Conv", "EmbedLayerNormalization", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN",
+)  # fmt: skip
+"""Operators that have a dynamic form; Attention and EmbedLayerNormalization are com.microsoft's."""
 DEFAULT_OPERATORS: tuple[str, ...] = tuple(name for name in DYNAMIC_OPERATORS if name != "Conv")
 """Without Conv: ConvInteger has no fused kernel, and most convolutions are slower with it than in float."""

@@ -24,6 +24,8 @@ _CONV_REASON = (
 
 _ONE_ZERO_POINT = {DynamicForm.CONV, DynamicForm.LOOKUP, DynamicForm.LSTM}
 """Forms that take one zero point for all channels: ConvInteger, a lookup's DequantizeLinear, DynamicQuantizeLSTM."""
+_NO_PRODUCT = {DynamicForm.DEQUANTIZED, DynamicForm.EMBEDDING, DynamicForm.LOOKUP}
+"""Forms without integer products, which could saturate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +57,10 @@ class DynamicRules:
             spec = QuantSpec(qtype=qtype, symmetric=True, reduce_range=spec.reduce_range and qtype.signed)
         if read_as & _ONE_ZERO_POINT:
             spec = replace(spec, symmetric=True)
-        if read_as <= {DynamicForm.LOOKUP, DynamicForm.DEQUANTIZED}:  # no integer products, which could saturate
+        if read_as <= _NO_PRODUCT:
             spec = replace(spec, reduce_range=False)
-        return replace(spec, granularity=PerAxis(0) if self.per_channel else PerTensor())
+        per_channel = self.per_channel and DynamicForm.EMBEDDING not in read_as
+        return replace(spec, granularity=PerAxis(0) if per_channel else PerTensor())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +131,7 @@ def _rejected(nodes: Sequence[DynamicNode], selection: Selection, known: set[str
             )
     by_default = not selection.op_types
     complete = replace(selection, op_types=selection.op_types or DEFAULT_OPERATORS)
-    reasons = rejections([node.node for node in nodes], complete, known)
+    reasons = rejections([node.node for node in nodes], complete, known, DYNAMIC_OPERATORS)
     if not by_default:
         return reasons
     left = {node.name for node in nodes if node.form is DynamicForm.CONV}
