@@ -6,12 +6,28 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import parser
 
 import vqonnx.compat as compat
 from tests.compat.test_quantize import nodes
 from tests.emitters.dynamic_models import embedding
 from vqonnx.runtime.session import open_session
 
+FOLLOWERS = """
+    <ir_version: 8, opset_import: ["" : 13]>
+    g (float[1,2,4,4] x, bool[1,2,1,1] c) => (float[1,2,1,1] y) <float[2,2,1,1] w = {1, -2, 3, 4}> {
+        a = GlobalAveragePool (x)
+        b = Conv (a, w)
+        d = GlobalAveragePool (b)
+        y = Where (c, b, d)
+    }
+"""
+CLIPPED = """
+    <ir_version: 8, opset_import: ["" : 13]>
+    g (float[1,2] x) => (float[1,2] y) <float[2,2] w = {1, -2, 3, 4}, float low = {-1}, float high = {1}> {
+        a = MatMul (x, w) y = Clip (a, low, high)
+    }
+"""
 IDS = {"i": np.array([[1, 4, 2]], np.int32), "k": np.array([[0, 1, 1]], np.int32)}
 
 
@@ -29,3 +45,32 @@ def test_an_embedding_is_integer_unless_it_gives_the_sum_of_its_rows(
         *(open_session(tmp_path / name).run(None, IDS) for name in ("f.onnx", "q.onnx")), strict=True
     ):
         np.testing.assert_allclose(given, real, atol=0.05)
+
+
+@pytest.mark.parametrize(("everything", "floats"), [(False, ["GlobalAveragePool"]), (True, [])])
+def test_integer_operators_follow_only_what_is_quantized(tmp_path: Path, everything: bool, floats: list[str]) -> None:
+    feed = {"x": np.linspace(-1, 2, 32, dtype=np.float32).reshape(1, 2, 4, 4), "c": np.array([[[[True]], [[False]]]])}
+    compat.quantize_static(
+        parser.parse_model(FOLLOWERS),
+        tmp_path / "q.onnx",
+        [feed],
+        quant_format=compat.QuantFormat.QOperator,
+        extra_options={"ForceQuantizeNoInputCheck": everything},
+    )
+    found = nodes(onnx.load(tmp_path / "q.onnx"))
+    assert [name for name in ("GlobalAveragePool", "Conv", "Where") if name in found] == floats
+    assert found["QLinearGlobalAveragePool"] == 2 - len(floats)
+    assert found["QLinearWhere"] == 1
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_symmetric_activations_keep_a_clip_between_pairs(tmp_path: Path, symmetric: bool) -> None:
+    feed = {"x": np.array([[1, -1]], np.float32)}
+    made = parser.parse_model(CLIPPED)
+    onnx.save(made, tmp_path / "f.onnx")
+    options = {"ActivationSymmetric": symmetric}
+    compat.quantize_static(made, tmp_path / "q.onnx", [feed], extra_options=options)
+    found = nodes(onnx.load(tmp_path / "q.onnx"))
+    assert (found["Clip"], found["QuantizeLinear"]) == ((1, 3) if symmetric else (0, 2))
+    real, given = (open_session(tmp_path / name).run(None, feed)[0] for name in ("f.onnx", "q.onnx"))
+    np.testing.assert_allclose(given, real, atol=0.02)

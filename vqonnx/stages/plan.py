@@ -75,7 +75,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         nodes=plans,
         skips=tuple(left),
         form=rules.form,
-        keep_clips=rules.keep_clips,
+        keep_clips=rules.keep_clips or (target.as_given and rules.activation.symmetric),
         contrib=rules.contrib or _above(target, model) or _retyped_by_runtime(target, model, tensors.values()),
         custom_ops=rules.custom_ops,
         weight_pairs=rules.weight_pairs,

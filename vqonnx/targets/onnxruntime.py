@@ -59,7 +59,7 @@ _LISTED = (
 )  # fmt: skip
 _FOLLOWING = (
     "ArgMax", "Relu", "Clip", "MaxPool", "Pad", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Resize", "Transpose",
-    "Gather",
+    "Gather", "GlobalAveragePool", "Where",
 )  # fmt: skip
 
 

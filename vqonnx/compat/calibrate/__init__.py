@@ -12,6 +12,7 @@ from vqonnx.compat.calibrate.cache import (
 from vqonnx.compat.calibrate.collector import CalibrationDataCollector, HistogramCollector
 from vqonnx.compat.calibrate.create import create_calibrator
 from vqonnx.compat.calibrate.data import TensorData, TensorsData
+from vqonnx.compat.calibrate.entropy import entropy, rel_entr
 from vqonnx.compat.calibrate.histogram import (
     DistributionCalibrater,
     EntropyCalibrater,
@@ -39,7 +40,9 @@ __all__ = [
     "TensorData",
     "TensorsData",
     "create_calibrator",
+    "entropy",
     "load_origin",
     "load_tensors_data",
+    "rel_entr",
     "save_tensors_data",
 ]
