@@ -33,6 +33,7 @@ What belongs to the caller is lost:
 * 19 A missing folder is found in the end: test_a_missing_output_folder_is_told_before_any_sample_is_read
 * 19 A full disk leaves a torn file: test_what_fails_leaves_the_old_file
 * 19 A killed process leaves a torn file: test_a_killed_run_leaves_the_old_file_or_the_new_one
+* 42 It leaves hidden files: tests/graph/test_pending.py::test_what_a_killed_run_leaves_is_removed_by_the_next
 
 Hangs, crashes and invalid models:
 

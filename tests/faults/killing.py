@@ -34,8 +34,6 @@ _HEAVY = (
 def killed_runs(flow: str, folder: Path, moments: int) -> dict[str, Any]:
     """Kill a run over an older output at ``moments`` random moments, and let another go on from what it left.
 
-    A hidden file that was being written may stay behind: whether another run still writes it cannot be known.
-
     Returns:
         How many runs were ``killed``, of which ``old`` and ``new`` found their output; ``faults``: what else it held,
         or what the next run made of it.
@@ -68,6 +66,8 @@ def killed_runs(flow: str, folder: Path, moments: int) -> dict[str, Any]:
             found[state] += 1
         if _wait(_forked(run_out)) != 0 or known.get(_digest(out)) != "new":
             found["faults"].append(f"not resumed after {moment:.3f} s")
+        if left := [file.name for file in out.iterdir() if file.name.startswith(".")]:
+            found["faults"].append(f"{left} left after {moment:.3f} s")
     return found
 
 

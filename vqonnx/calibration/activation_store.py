@@ -15,6 +15,7 @@ import numpy as np
 
 from vqonnx.calibration.feeds import Array
 from vqonnx.graph import atomic
+from vqonnx.graph.pending import pending_files, synced_file
 
 _INDEX = "index.json"
 _VERSION = 1
@@ -180,15 +181,14 @@ class ActivationStore:
             "done": self.done,
             "tensors": {name: [(i, *astuple(p)) for i, p in places.items()] for name, places in self._kept.items()},
         }
-        with atomic.temporary_files(index) as temporary:
+        with pending_files(index) as files:
             for name in self._kept:
                 with self._file(name).open("r+b") as file:
                     os.fsync(file.fileno())
-            draft = atomic.temporary_name(index)
-            temporary.append(draft)
-            with atomic.synced_file(draft) as file:
+            draft = files.new(index)
+            with synced_file(draft) as file:
                 file.write(json.dumps(content).encode())
-            draft.replace(index)
+            files.place(draft, index)
             atomic.sync_folder(self._folder)
         self._indexed = frozenset(self._kept)
         self._saved, self._saved_at = self.done, time.monotonic()

@@ -14,7 +14,7 @@ import numpy as np
 from vqonnx.calibration.feeds import Array
 from vqonnx.calibration.statistics import STATISTICS, Statistic
 from vqonnx.errors import CacheError
-from vqonnx.graph import atomic
+from vqonnx.graph.pending import pending_files, synced_file
 
 _VERSION = 1
 
@@ -57,12 +57,11 @@ def save_statistics(path: Path, key: CacheKey, partials: Mapping[str, Partial]) 
     arrays: dict[str, Array] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
     for number, part in enumerate(partials.values()):
         arrays |= {f"{number}.{field}": array for field, array in part.statistic.arrays().items()}
-    with atomic.temporary_files(path) as temporary:
-        draft = atomic.temporary_name(path)
-        temporary.append(draft)
-        with atomic.synced_file(draft) as file:
+    with pending_files(path) as files:
+        draft = files.new(path)
+        with synced_file(draft) as file:
             np.savez(file, allow_pickle=False, **arrays)
-        draft.replace(path)
+        files.place(draft, path)
 
 
 def load_statistics(path: Path, key: CacheKey) -> dict[str, Partial] | None:

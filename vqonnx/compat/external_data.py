@@ -12,6 +12,7 @@ from vqonnx.errors import OptionError
 from vqonnx.graph import atomic
 from vqonnx.graph import external as data_files
 from vqonnx.graph.io import save
+from vqonnx.graph.pending import pending_files, synced_file
 from vqonnx.graph.proto import initialized_values, lazy, serialized
 from vqonnx.graph.versions import least_ir_version
 
@@ -58,14 +59,13 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], external: External
     references: dict[ir.Value, ir.TensorProtocol] = {
         value: lazy(tensor) for value, tensor in initialized_values(model) if isinstance(tensor, ir.ExternalTensor)
     }
-    with atomic.temporary_files(target) as temporary:
+    with pending_files(target) as pending:
         written: dict[Path, Path] = {}
         for name, values in files.items():
             file = target.parent / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            draft = atomic.temporary_name(file)
-            temporary.append(draft)
-            with atomic.synced_file(draft) as stream:
+            draft = pending.new(file)
+            with synced_file(draft) as stream:
                 places, _ = data_files.write_tensors([chosen[value] for value in values], stream)
             written[draft] = file
             references |= {
@@ -73,7 +73,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], external: External
             }
         content = serialized(model, references)
         for draft, file in written.items():
-            os.replace(draft, file)
+            pending.place(draft, file)
         write_file(target, content)
 
 

@@ -17,6 +17,7 @@ from vqonnx.errors import OptionError
 from vqonnx.flows.clock import Clock
 from vqonnx.graph import atomic
 from vqonnx.graph.io import ModelSource, load, save
+from vqonnx.graph.pending import pending_files, synced_file
 from vqonnx.planning.quantized import quantized_nodes, refuse_quantized
 from vqonnx.progress import Progress
 from vqonnx.report.figures import Level, Verification
@@ -131,10 +132,9 @@ def keep_file(source: ModelSource, destination: Path, reader: Reader | None, lef
 
 def _copy(source: Path, destination: Path, check: Callable[[Path], None]) -> None:
     """Copy a file in one step; what is renamed to the destination at the end has been checked."""
-    with atomic.temporary_files(destination) as temporary:
-        draft = atomic.temporary_name(destination)
-        temporary.append(draft)
-        with source.open("rb") as original, atomic.synced_file(draft) as file:
+    with pending_files(destination) as files:
+        draft = files.new(destination)
+        with source.open("rb") as original, synced_file(draft) as file:
             shutil.copyfileobj(original, file)
         check(draft)
-        draft.replace(destination)
+        files.place(draft, destination)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""What can be told of an output before it is written, and what of the system's errors."""
 
 import contextlib
 import os
@@ -6,7 +6,6 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from vqonnx.errors import OutputError
 
@@ -30,7 +29,7 @@ def check_writable(path: str | os.PathLike[str], size: int = 0) -> None:
         # Asking the system for permission bits misleads on Windows and network drives, so try.
         probe = temporary_name(target)
         probe.open("xb").close()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # a run to the same path may take it for a dead one's
         free = shutil.disk_usage(folder).free
     if free < size:
         raise _refused(
@@ -41,29 +40,6 @@ def check_writable(path: str | os.PathLike[str], size: int = 0) -> None:
 def temporary_name(target: Path) -> Path:
     """A hidden name in ``target``'s folder, with its suffix, that no other process picks."""
     return target.with_name(f".{target.stem}.{secrets.token_hex(6)}.tmp{target.suffix}")
-
-
-@contextlib.contextmanager
-def temporary_files(target: Path) -> Iterator[list[Path]]:
-    """Collects files to be removed when the block fails; operating system errors become OutputError."""
-    files: list[Path] = []
-    try:
-        with as_output_error(target):
-            yield files
-    except BaseException:
-        for file in files:
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def synced_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file at ``path`` to write to; when the block ends it is on the disk."""
-    with path.open("xb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from vqonnx.errors import ModelError, OptionError
-from vqonnx.graph import atomic, walk
+from vqonnx.graph import atomic, pending, walk
 from vqonnx.graph import external as data_files
 from vqonnx.graph.edit import free_negative_sizes
 from vqonnx.graph.lazy_read import without_large_tensors
@@ -34,6 +34,7 @@ EXTERNAL_ABOVE = 3 << 29
 MAPPED_FROM = 1 << 26
 """Bytes of a file (64 MiB) from which on its large tensors are not read but mapped."""
 _MAPPED_TENSOR = 1 << 16
+_DATA = ".data"
 INLINE_BELOW = 1024
 """Tensors smaller than this many bytes stay in the .onnx file in any case."""
 
@@ -159,18 +160,18 @@ def save(
         )
     atomic.check_writable(target, total)
     model.ir_version = least_ir_version(model)
-    with atomic.temporary_files(target) as temporary:
-        data, tensors = _write_data(model, target, temporary) if use_external else (None, _inlined(model))
+    _remove_dead(target)
+    with pending.pending_files(target) as files:
+        data, tensors = _write_data(model, target, files) if use_external else (None, _inlined(model))
         large = {} if data else _streamed(model)
-        draft = atomic.temporary_name(target)
-        temporary.append(draft)
-        with atomic.synced_file(draft) as file:
+        draft = files.new(target)
+        with pending.synced_file(draft) as file:
             write_inline(model, tensors, large, file)
         if check is not None:
             check(draft)
-        stale = _stale_data(target, data)
+        stale = [file for file in _data_of(target, target) if file != data]
         size = draft.stat().st_size + (data.stat().st_size if data else 0)
-        os.replace(draft, target)
+        files.place(draft, target)
     _tidy(model, target, stale)
     return SavedModel(target, data, size)
 
@@ -188,22 +189,20 @@ def _streamed(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
 
 
 def _write_data(
-    model: ir.Model, target: Path, temporary: list[Path]
+    model: ir.Model, target: Path, files: pending.PendingFiles
 ) -> tuple[Path | None, dict[ir.Value, ir.TensorProtocol]]:
     """Write the data file; return it and, for each value, the tensor that stands for it in the message."""
     chosen = {value: tensor for value, tensor in initialized_values(model) if _goes_outside(tensor)}
     if not chosen:
         return None, _inlined(model)
-    draft = atomic.temporary_name(target.with_suffix(".data"))
-    temporary.append(draft)
-    with atomic.synced_file(draft) as file:
+    draft = files.new(target.with_suffix(_DATA))
+    with pending.synced_file(draft) as file:
         places, digest = data_files.write_tensors(chosen.values(), file)
-    final = target.with_name(f"{target.stem}.{digest}.data")
-    if final.is_file() and data_files.digest_of(final) == digest:
-        draft.unlink()  # the same content under the same name, perhaps mapped by this very model
+    final = target.with_name(f"{target.stem}.{digest}{_DATA}")
+    if final.is_file() and data_files.digest_of(final) == digest and files.hold(final):
+        files.drop(draft)  # the same content under the same name, perhaps mapped by this very model
     else:
-        temporary.append(final)
-        os.replace(draft, final)
+        files.place_for_now(draft, final)
     located = {value: data_files.reference(tensor, final.name, places[id(tensor)]) for value, tensor in chosen.items()}
     return final, _inlined(model) | located
 
@@ -212,18 +211,30 @@ def _goes_outside(tensor: ir.TensorProtocol) -> bool:
     return tensor.nbytes >= INLINE_BELOW and tensor.dtype != ir.DataType.STRING
 
 
-def _stale_data(target: Path, current: Path | None) -> list[Path]:
-    """Data files in our naming that only the model about to be replaced refers to."""
-    if not target.is_file():
+def _data_of(model_file: Path, target: Path) -> list[Path]:
+    """Data files of ``target``, in our naming, that no other model than this one refers to."""
+    if not model_file.is_file():
         return []
     ours = re.compile(re.escape(target.stem) + r"\.[0-9a-f]{16}\.data")
-    named = [file for file in target.parent.iterdir() if ours.fullmatch(file.name) and file != current]
-    others = [file for file in target.parent.glob("*.onnx") if file != target] if named else []
+    named = [file for file in target.parent.iterdir() if ours.fullmatch(file.name)]
+    others = [file for file in target.parent.glob("*.onnx") if file != model_file] if named else []
     return [
         file
         for file in named
-        if _mentions(target, file.name) and not any(_mentions(other, file.name) for other in others)
+        if _mentions(model_file, file.name) and not any(_mentions(other, file.name) for other in others)
     ]
+
+
+def _remove_dead(target: Path) -> None:
+    """Remove what killed runs left: drafts, and data files that were in place already for one of them alone."""
+    with atomic.as_output_error(target):
+        for draft in pending.drafts_of(target.with_suffix(_DATA)):
+            pending.remove_unheld(draft)
+        for draft in pending.drafts_of(target):
+            data = _data_of(draft, target)
+            if pending.remove_unheld(draft):
+                for file in data:
+                    pending.remove_unheld(file)
 
 
 def _mentions(model_file: Path, name: str) -> bool:
@@ -242,5 +253,4 @@ def _tidy(model: ir.Model, target: Path, stale: list[Path]) -> None:
             if Path(tensor.path) == file.absolute():
                 with contextlib.suppress(BufferError):  # an array of it is still in use; the map goes with it
                     tensor.release()  # Windows does not remove a file that is mapped
-        with contextlib.suppress(OSError):
-            file.unlink()
+        pending.remove_unheld(file)

@@ -13,6 +13,7 @@ import numpy as np
 from vqonnx.compat.calibrate.data import TensorData, TensorsData
 from vqonnx.errors import CacheError, OptionError
 from vqonnx.graph import atomic
+from vqonnx.graph.pending import pending_files, synced_file
 
 
 class MissingCacheError(CacheError, FileNotFoundError):
@@ -123,9 +124,8 @@ def write_file(target: Path, content: bytes) -> None:
     Raises:
         OutputError: The path cannot be written.
     """
-    with atomic.temporary_files(target) as temporary:
-        draft = atomic.temporary_name(target)
-        temporary.append(draft)
-        with atomic.synced_file(draft) as file:
+    with pending_files(target) as files:
+        draft = files.new(target)
+        with synced_file(draft) as file:
             file.write(content)
-        draft.replace(target)
+        files.place(draft, target)
