@@ -7,7 +7,7 @@ FloatArray = npt.NDArray[np.floating]
 
 
 def rel_entr(pk: FloatArray, qk: FloatArray) -> FloatArray:
-    """Terms p log(p / q), element by element: 0 where p is 0 and q is not negative, infinite where either is negative."""
+    """The terms p log(p / q); 0 where p is 0 and q is not negative, infinite where either is negative."""
     p, q = np.broadcast_arrays(pk, qk)
     both = (p > 0) & (q > 0)
     found: FloatArray = np.where((p == 0) & (q >= 0), p.dtype.type(0), p.dtype.type(np.inf))
