@@ -70,9 +70,15 @@ def old_pool() -> onnx.ModelProto:
     return build("g (float[N, 4, 6, 6] x) => (float[N, 4, 5, 5] y) {\ny = MaxPool <kernel_shape = [2, 2]> (x)\n}")
 
 
+def masked() -> onnx.ModelProto:
+    arrays = {"mask": np.array([0.0, -np.inf, 0.0, 0.0], np.float32)}
+    return build("g (float[N, 4] x) => (float[N, 4] y) {\ny = Add (x, mask)\n}", arrays)
+
+
 @pytest.mark.parametrize(
     ("make", "node", "reason"),
     [
+        (masked, "Add_0", "its constant 'mask' holds NaN or infinite values"),
         (conv, "Tanh_1", "target eager has no integer kernel for Tanh"),
         (already_quantized, "QuantizeLinear_0", "already quantized"),
         (already_quantized, "DequantizeLinear_1", "already quantized"),

@@ -120,6 +120,20 @@ def test_boxes_do_not_erase_scores(tmp_path: Path) -> None:
     assert guarded.quantized["Conv"] == 3  # and nothing more went back than had to
 
 
+def test_rules_that_erase_a_tensor_leave_its_nodes_float(tmp_path: Path) -> None:
+    """A Concat wants one scale, and the HardSigmoid before it the finest one: boxes beyond 1 would be lost."""
+    arguments: dict[str, Any] = {"preset": "xint8", "progress": lambda *_: None}
+    blind = quantize_static(detection_head(), tmp_path / "m.onnx", HEAD_FEEDS, guard=False, **arguments)
+    assert blind.verification.worst_db is not None
+    assert blind.verification.worst_db < 1
+    report = quantize_static(detection_head(), tmp_path / "m.onnx", HEAD_FEEDS, **arguments)
+    assert report.verification.worst_db is not None
+    assert report.verification.worst_db > 20
+    assert not report.violations
+    assert "Concat_9" in {skip.node for skip in report.skips}
+    assert any("the device's rules" in action.reason for action in report.guard)
+
+
 def test_outliers_do_not_erase_the_rest(tmp_path: Path) -> None:
     feeds = normals(16, {"x": (8, 16)})
     plain = report_of(outliers(), tmp_path / "m.onnx", feeds, guard=False)

@@ -15,7 +15,7 @@ from vqonnx.calibration.readers import Reader
 from vqonnx.core.plan import Plan
 from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError
-from vqonnx.flows.job import Correction, StaticJob
+from vqonnx.flows.job import Correction, Guard, StaticJob
 from vqonnx.flows.kept import AlreadyQuantized, Left, keep_file, quantized_parts
 from vqonnx.flows.static import quantize_file
 from vqonnx.graph.io import ModelSource, load
@@ -111,8 +111,8 @@ def quantize_static(
         target: The device: a name (``vqonnx targets`` lists them), or a ``Target``; this machine's CPU by default.
         quantized_tensor_type: Element types of single tensors, by name; whoever reads one reads it in its type.
         equalize: Scale the channels of residual streams alike first, which leaves the float model what it is.
-        guard: Leave float what would collapse, and say so in the report; by default unless the target wants all that
-            it can run.
+        guard: Leave float what would collapse, and say so in the report. By default single tensors are looked at, and
+            the model's outputs too unless the target wants all that it can run; True always looks at both.
         bias_correction: "auto" measures the shifted means layer after layer and keeps the correction where it helps on
             held-back samples; "on" keeps it always; "fast" computes it from the means of the inputs; or "off".
         min_sqnr_db: An output below this counts as collapsed.
@@ -192,7 +192,7 @@ def quantize_static(
             make=make,
             options=options,
             equalize=equalize,
-            guard=not options.target.everything if guard is None else guard,
+            guard=_guard(guard, options.target),
             correction=chosen(_CORRECTION, bias_correction, "bias_correction"),
             min_sqnr_db=min_sqnr_db,
             level=chosen(LEVELS, verify, "verify"),
@@ -206,6 +206,12 @@ def quantize_static(
         if left is None or left.nodes:
             return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
         return keep_file(model_input, Path(model_output), calibration_data_reader, Left(left.target, left.skips), job)
+
+
+def _guard(asked: bool | None, target: Target) -> Guard:
+    if asked is None:
+        return Guard.TENSORS if target.everything else Guard.OUTPUTS
+    return Guard.OUTPUTS if asked else Guard.OFF
 
 
 def _changes_float(options: QuantizerOptions) -> bool:

@@ -41,8 +41,14 @@ def quantize(
     activation_type: options.ActivationType = None,
     weight_type: options.WeightType = None,
     guard: Annotated[
-        bool, typer.Option("--guard/--no-guard", help="Put back to float what would collapse in integers.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--guard/--no-guard",
+            help="Put back to float what would collapse in integers. By default single tensors are looked at, and the "
+            "model's outputs too unless the target wants all that it can run.",
+            show_default=False,
+        ),
+    ] = None,
     bias_correction: Annotated[
         BiasCorrection,
         typer.Option(

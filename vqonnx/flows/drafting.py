@@ -15,7 +15,7 @@ from vqonnx.core.plan import Plan
 from vqonnx.core.solution import Solutions
 from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.flows.clock import Clock
-from vqonnx.flows.job import Correction, Draft, StaticJob
+from vqonnx.flows.job import Correction, Draft, Guard, StaticJob
 from vqonnx.planning.output_ranges import with_whole_outputs
 from vqonnx.quantizers.base import BaseQuantizer
 from vqonnx.quantizers.refinement import start_params
@@ -82,7 +82,7 @@ class Drafting:
     def best(self) -> Draft:
         """The best draft of all range methods, without collapsed outputs if the guard can help it."""
         draft = max((self._finished(method) for method in self.job.options.methods), key=lambda one: one.worst_db)
-        return self._rescued(draft) if self.job.guard else draft
+        return self._rescued(draft) if self.job.guard is Guard.OUTPUTS else draft
 
     def quantizer(self, plan: Plan) -> BaseQuantizer:
         """The user's quantizer, with the plan and what was observed."""
@@ -92,7 +92,7 @@ class Drafting:
 
     def _finished(self, method: RangeMethod) -> Draft:
         draft = self._drafted(method, {})
-        if self.job.guard:
+        if self.job.guard is not Guard.OFF:
             draft = self._without_collapse(draft)
         return self._corrected(self._compared(draft)) if self._chooses else draft
 
@@ -100,7 +100,7 @@ class Drafting:
     def _chooses(self) -> bool:
         """Whether figures decide anything; else the model, which may be for another provider, need not run yet."""
         several = len(self.job.options.methods) > 1
-        return several or self.job.guard or self.job.correction is not Correction.OFF
+        return several or self.job.guard is Guard.OUTPUTS or self.job.correction is not Correction.OFF
 
     def _drafted(self, method: RangeMethod, floats: Mapping[str, str]) -> Draft:
         """Plan with some nodes left float, observe what is not known yet, and solve."""

@@ -29,6 +29,17 @@ class Correction(Enum):
     OFF = "off"
 
 
+class Guard(Enum):
+    """What is looked at for what would collapse, and left float.
+
+    TENSORS: histograms of single tensors at their scales. OUTPUTS: also the model's outputs on held-back samples.
+    """
+
+    OUTPUTS = "outputs"
+    TENSORS = "tensors"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticJob:
     """What ``quantize_static`` was asked for, besides model, output and samples.
@@ -37,7 +48,7 @@ class StaticJob:
         make: Makes the quantizer of a prepared model.
         options: The quantizer's options.
         equalize: Whether the channels of residual streams are scaled alike first.
-        guard: Whether what would collapse goes back to float.
+        guard: What goes back to float.
         correction: How biases are corrected; AUTO measures, and keeps the result where it helps on held-back samples.
         min_sqnr_db: An output below this counts as collapsed.
         level: How far the result is verified.
@@ -51,7 +62,7 @@ class StaticJob:
     make: Callable[[ir.Model], BaseQuantizer]
     options: QuantizerOptions
     equalize: bool = True
-    guard: bool = True
+    guard: Guard = Guard.OUTPUTS
     correction: Correction = Correction.AUTO
     min_sqnr_db: float = 10.0
     level: Level = Level.COMPARED

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from vqonnx.core.plan import Skip
@@ -190,6 +191,15 @@ def _only_constants(candidate: Candidate) -> str:
     return "all inputs are constants" if all(v is not None and constant_tensor(v) is not None for v in values) else ""
 
 
+def _constant_not_finite(candidate: Candidate) -> str:
+    """A mask's minus infinity has no scale; a weight that is not finite is an error, as it spoils every sample."""
+    for value in (candidate.input(i) for i in candidate.activations()):
+        array = constant(value)
+        if value is not None and array is not None and not np.isfinite(array).all():
+            return f"its constant {value.name!r} holds NaN or infinite values"
+    return ""
+
+
 def _weight_not_constant(candidate: Candidate) -> str:
     support = candidate.support
     if support.weight is None or support.dynamic_weight or candidate.weight() is not None:
@@ -260,6 +270,7 @@ _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _no_float_input,
     _unsupported_float,
     _only_constants,
+    _constant_not_finite,
     _weight_not_constant,
     _empty_weight,
     _gemm_factors,
@@ -275,6 +286,7 @@ AS_GIVEN_CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _input_not_taken,
     _no_float_input,
     _unsupported_float,
+    _constant_not_finite,
     _empty_weight,
     _gemm_factors,
 )

@@ -39,7 +39,9 @@ def _complaints(node: NodePlan, plan: Plan, solutions: Solutions, statistics: Ma
     for key in (*node.inputs, *node.outputs):
         left = _left(key, key, plan, solutions, statistics)
         if key is not None and left < LEAST_LOCAL_DB:
-            yield f"quantizing {plan.tensors[key].tensor!r} would leave {left:.1f} dB of it: it has outliers"
+            tensor = plan.tensors[key]
+            why = "it has outliers" if tensor.fixed is None else "the device's rules, or the caller, fix its scale"
+            yield f"quantizing {tensor.tensor!r} would leave {left:.1f} dB of it: {why}"
     output = next((key for key in node.outputs if key is not None), None)
     if node.op_type == "Concat":
         for key in node.inputs:
