@@ -48,7 +48,9 @@ class Reader(compat.CalibrationDataReader):
     def __init__(self, given: onnx.ModelProto) -> None:
         shapes = {one.name: [d.dim_value for d in one.type.tensor_type.shape.dim] for one in given.graph.input}
         random = np.random.default_rng(0)
-        feeds = [{name: random.uniform(-1, 1, size).astype(np.float32) for name, size in shapes.items()}] * 3
+        types = {one.name: one.type.tensor_type.elem_type for one in given.graph.input}
+        numbers = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+        feeds = [{name: random.uniform(-1, 1, n).astype(numbers[types[name]]) for name, n in shapes.items()}] * 3
         self.left: Iterator[dict[str, Any]] = iter(feeds)
 
     def get_next(self) -> dict[str, Any] | None:
@@ -153,3 +155,46 @@ def test_an_output_that_nothing_reads_is_converted(tmp_path: Path) -> None:
     result = quantized(tmp_path, made, extra_options={"TensorQuantOverrides": overrides})
     assert chain(result, "y") == ["y_zero_point_convert"] * 2 + ["y_zero_point"] * 2
     assert initializers(result)["y_zero_point"].data_type == TensorProto.UINT16
+
+
+STORED = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    g (%(type)s[%(input)s] x) => (%(type)s[1,3,3,3] y) {
+        d = DequantizeLinear <axis = 0> (q, s, z)
+        y = Conv (%(operands)s, b)
+    }
+"""
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+@pytest.mark.parametrize(
+    ("shape", "operands", "channels"),
+    [((3, 2, 3, 3), "x, d", False), ((3, 2, 3, 3), "x, d", True), ((1, 2, 5, 5), "d, x", False)],
+)
+def test_stored_codes_stay_and_the_rest_is_completed(
+    tmp_path: Path, kind: str, shape: tuple[int, ...], operands: str, channels: bool
+) -> None:
+    is_weight = operands == "x, d"
+    dtype = np.float16 if kind == "float16" else np.float32
+    random = np.random.default_rng(1)
+    scale = random.uniform(0.01, 0.02, shape[:1] if channels else ()).astype(dtype)
+    zero = np.zeros(scale.shape, np.int8)
+    codes = random.integers(-127, 128, shape).astype(np.int8)
+    bias = np.array([3, -1e-4, 0.5], dtype)
+    other = "1,2,5,5" if is_weight else "3,2,3,3"
+    made = model(
+        STORED % {"type": kind, "input": other, "operands": operands}, {"q": codes, "s": scale, "z": zero, "b": bias}
+    )
+    result = quantized(tmp_path, made, op_types_to_quantize=["Conv"])
+    assert operators(result).count("QuantizeLinear") == 2
+    assert operators(result).count("DequantizeLinear") == 4
+    found = initializers(result)
+    product = next(node for node in result.graph.node if node.op_type == "Conv")
+    assert chain(result, product.input[1 if is_weight else 0]) == ["z"]
+    np.testing.assert_array_equal(numpy_helper.to_array(found["q"]), codes)
+    written = numpy_helper.to_array(found["b_quantized"]) * numpy_helper.to_array(found["b_scale"]).astype(np.float64)
+    np.testing.assert_allclose(written, bias.astype(np.float64), rtol=1e-3, atol=3e-4)
+    feed = Reader(made).get_next()
+    onnx.save(made, tmp_path / "float.onnx")
+    given, expected = (open_session(tmp_path / name).run(None, feed)[0] for name in ("q.onnx", "float.onnx"))
+    assert np.abs(given - expected).max() < 0.05 * np.abs(expected).max()

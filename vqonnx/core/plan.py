@@ -40,6 +40,7 @@ class TensorPlan:
         scale_of: For a bias: the keys of its node's input and weight, whose scales are multiplied.
         own_scale: For a bias: it has a scale of its own instead, like a weight.
         repeats: For a bias: how often the weight's scale is repeated (groups of a ConvTranspose).
+        is_stored: The model holds its codes and a DequantizeLinear, to which nothing is added.
     """
 
     key: str
@@ -54,6 +55,7 @@ class TensorPlan:
     scale_of: tuple[str, str] | None = None
     own_scale: bool = False
     repeats: int = 1
+    is_stored: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

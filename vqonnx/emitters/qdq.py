@@ -93,7 +93,10 @@ class _QdqEmitter:
             self._insert_pair(source, key, None)
 
     def emit_activation(self, tensor: TensorPlan) -> None:
-        """Q -> DQ after the value, or after the form that it is converted from."""
+        """Q -> DQ after the value, or after the form that it is converted from; none where codes are stored."""
+        if tensor.is_stored:
+            self._dequantized[tensor.key] = self._values[tensor.tensor]
+            return
         if tensor.converted_from is not None:
             source, everyone = self._to_convert(tensor)
         else:
@@ -109,16 +112,16 @@ class _QdqEmitter:
         self._dequantized[tensor.key] = result
 
     def _to_convert(self, tensor: TensorPlan) -> tuple[ir.Value, bool]:
-        """The dequantized value that a form is converted from, and whether nothing but the form reads it.
+        """The dequantized value that a form is converted from, and whether that is an output, which then follows.
 
-        A graph output follows the nodes that read the value. Where others read it too, the form may get a
-        DequantizeLinear of its own, so that each of them is seen to feed one thing.
+        It does where nothing but the form's own nodes reads it. Where others do, the form may get a DequantizeLinear of
+        its own, so that each of them is seen to feed one thing.
         """
         assert tensor.converted_from is not None
         source = self._dequantized[tensor.converted_from]
         own = set(self._uses.get(tensor.key, []))
         if all((node.name, index) in own for node, index in source.uses()):
-            return source, True
+            return source, source.is_graph_output()
         maker = source.producer()
         if not self._plan.peer_layout or maker is None or maker.inputs[0] is None:
             return source, False

@@ -31,14 +31,15 @@ def bias_scale(
     return np.tile(product, repeats) if repeats > 1 and product.ndim else product
 
 
-def quantize_bias(bias: Array, scale: npt.NDArray[np.float64]) -> QuantizedTensor:
+def quantize_bias(bias: Array, scale: npt.NDArray[np.float64], dtype: npt.DTypeLike = np.float32) -> QuantizedTensor:
     """int32 codes with zero point 0; codes beyond int32 saturate (``grown_weight_scale`` prevents them).
 
     Args:
         bias: Shape [C].
         scale: Shape [] or [C].
+        dtype: Type of the scale; float16 holds one to 11 bits, which the codes make up for.
     """
-    narrow = np.asarray(scale, np.float32)
+    narrow = np.asarray(np.maximum(scale, np.finfo(dtype).smallest_subnormal), dtype)
     granularity = PerAxis(0) if narrow.ndim else PerTensor()
     spec = QuantSpec(qtype=INT32, symmetric=True, granularity=granularity)
     codes = np.rint(bias.astype(np.float64) / narrow.astype(np.float64))

@@ -19,6 +19,7 @@ from vqonnx.planning.forms import form_of, override_error
 from vqonnx.planning.layer_types import TensorTypes, summed_axis
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import LayerTypes, Override, PlanRules
+from vqonnx.planning.stored import stored_form
 
 
 @dataclass(slots=True)
@@ -151,7 +152,7 @@ def _activation(work: Assignment, value: ir.Value, wanted: QuantSpec | None = No
     spec = work.types.made(value) if computed or wanted is None else wanted
     if (name, spec) in work.activations:
         return work.activations[name, spec]
-    form = form_of(name, Role.ACTIVATION, spec, work.rules.overrides.get(name))
+    form = stored_form(value, work.rules) or form_of(name, Role.ACTIVATION, spec, work.rules.overrides.get(name))
     if form.bounds is None and form.fixed is None:
         maker = work.partition.maker(value)
         bounds = _known_bounds(work, maker) if maker is not None else None
@@ -177,9 +178,8 @@ def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | N
     """The form of an output: none where a clip follows, or where float is free and no integer node reads it."""
     if not is_float(output) or work.partition.clip_after(candidate) is not None or not work.rules.activations:
         return None
-    if candidate.node.op_type in work.rules.float_outputs:
-        return None
-    return None if work.partition.has_free_float_output(candidate, output) else _activation(work, output)
+    is_free = work.partition.has_free_float_output(candidate, output)
+    return None if is_free or candidate.node.op_type in work.rules.float_outputs else _activation(work, output)
 
 
 def _weight(work: Assignment, weight: ir.Value, candidate: Candidate) -> str:
@@ -238,8 +238,8 @@ def _keeps_float_bias(work: Assignment, candidate: Candidate, bias: ir.Value, sc
     own = work.rules.own_bias is not None and is_qdq
     if tensor is None or not (own or all(work.tensors[key].spec.qtype.kind is Kind.INTEGER for key in scaled)):
         return True  # computed at run time; or of no integers
-    if bias.dtype != ir.DataType.FLOAT and is_qdq:
-        return True  # a float16 scale is too coarse
+    if bias.dtype != ir.DataType.FLOAT and is_qdq and not work.rules.half_biases:
+        return True  # a float16 scale is too coarse for the accumulator's
     granularity = work.tensors[scaled[1]].spec.granularity
     if isinstance(granularity, PerAxis):  # the user's axis may be another than that of the outputs
         return granularity != PerAxis(candidate.channel_axis() or 0) or len(tensor.shape) != 1

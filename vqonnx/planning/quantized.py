@@ -56,28 +56,63 @@ def refuse_quantized(found: Iterable[ir.Node]) -> None:
         )
 
 
-def quantized_already(among: Iterable[ir.Node], ops: Mapping[str, OpSupport]) -> dict[str, str]:
+def quantized_already(
+    among: Iterable[ir.Node], ops: Mapping[str, OpSupport], complete: bool = False
+) -> dict[str, str]:
     """Why nodes need nothing more, by name: they are quantized operators, or stand between pairs.
 
     Args:
-        among: Nodes of a prepared model.
+        among: Nodes of a prepared model, each graph's in its order.
         ops: What the target runs in integers, by operator.
+        complete: Whether nodes with a stored weight and a float input or output are left to be completed.
     """
-    found = {}
+    found: dict[str, str] = {}
     for node in among:
         support = ops.get(operator_key(node))
-        reason = _DONE if _is_quantized(node) else "" if support is None else _by_pairs(node, support)
+        if _is_quantized(node) or _follows_quantized(node, ops, found):
+            reason = _DONE
+        else:
+            reason = "" if support is None else _by_pairs(node, support, ops, complete)
         if reason:
             found[node.name or ""] = reason
     return found
 
 
-def _by_pairs(node: ir.Node, support: OpSupport) -> str:
-    """Why a float operator is quantized: DequantizeLinear feeds it and, where it has to, QuantizeLinear reads it."""
+def _follows_quantized(node: ir.Node, ops: Mapping[str, OpSupport], found: Mapping[str, str]) -> bool:
+    """Whether the device computes the node with the one before it, which is between pairs up to here."""
+    before = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    if before is None or found.get(before.name or "") != _DONE or not _is_taken(node, ops):
+        return False
+    reader = only_reader(before.outputs[0])
+    return reader is not None and reader[0] is node and _belongs_before(node, ops)
+
+
+def _belongs_before(node: ir.Node, ops: Mapping[str, OpSupport]) -> bool:
+    support = ops.get(operator_key(node))
+    return is_factor(node) or (support is not None and support.kernel is Kernel.FUSED)
+
+
+def _is_taken(node: ir.Node, ops: Mapping[str, OpSupport]) -> bool:
+    """Whether QuantizeLinear alone reads what a node computes, or what the device computes with it does."""
+    if any(output.is_graph_output() for output in node.outputs):
+        return False
+    readers = [reader for output in node.outputs for reader, _ in output.uses()]
+    if len(readers) == 1 and _belongs_before(readers[0], ops):
+        return _is_taken(readers[0], ops)
+    return bool(readers) and all(map(_quantizes, readers))
+
+
+def _by_pairs(node: ir.Node, support: OpSupport, ops: Mapping[str, OpSupport], complete: bool) -> str:
+    """Why a float operator is quantized: DequantizeLinear feeds it and, where it has to, QuantizeLinear reads it.
+
+    An operator that quantizes and dequantizes at once is both.
+    """
     weight = node.inputs[support.weight] if support.weight is not None and support.weight < len(node.inputs) else None
     floats = [value for value in node.inputs if value is not None and is_float(value) and value is not weight]
     sources = [value for value in floats if not (_is_constant(value) or _is_stored(value))]
     given = bool(sources) and all(map(is_dequantized, sources))
+    if complete and not (given and _is_taken(node, ops)):
+        return ""
     if weight is not None and _is_stored(weight):
         return _DONE if given else "its weight is quantized already, and its input is not"
     if weight is not None and _is_constant(weight):

@@ -121,6 +121,8 @@ class PlanRules:
         block_size: Elements of a weight [K, N] that share a scale, along K; 0: all of a tensor or channel.
         weight_pairs: Keep constants float, with a QuantizeLinear before their DequantizeLinear.
         own_pairs: Give each reader of an activation a pair of its own.
+        keep_stored: Complete nodes that read stored codes, with the numbers of these (QDQ form).
+        half_biases: Quantize biases of float16 models too, with float16 scales (QDQ form).
         sigmoid_256: Give outputs of Sigmoid the scale 1/256 that NNAPI wants (QOperator form, uint8).
     """
 
@@ -148,6 +150,8 @@ class PlanRules:
     block_size: int = 0
     weight_pairs: bool = False
     own_pairs: bool = False
+    keep_stored: bool = False
+    half_biases: bool = False
     sigmoid_256: bool = False
 
     @property

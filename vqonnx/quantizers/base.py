@@ -247,7 +247,8 @@ class BaseQuantizer(PlannedModel):
             scales.append(self.initializers[scale_name])
         tensor = self._tensor_plan(bias_name)
         scale = bias_scale(scales[0], scales[1], beta, tensor.repeats if tensor else 1)
-        return self.store(bias_name, quantize_bias(self._finite_bias(bias_name), scale)).q_name
+        codes = quantize_bias(self._finite_bias(bias_name), scale, self.scale_dtype(bias_name))
+        return self.store(bias_name, codes).q_name
 
     def constant_params(self, name: str, spec: QuantSpec, method: RangeMethod | None = None) -> QuantParams:
         """Scale and zero point of a constant: what the user gave, else those of its range.

@@ -123,6 +123,8 @@ class QuantizerOptions:
             block_size=extra.block_size,
             weight_pairs=extra.add_qdq_pair_to_weight,
             own_pairs=extra.dedicated_qdq_pair,
+            keep_stored=device.as_given and form is Form.QDQ,
+            half_biases=device.as_given and form is Form.QDQ,
             sigmoid_256=extra.sigmoid_nnapi,
         )
         percentile = RangeOptions(percentile=extra.calib_percentile)

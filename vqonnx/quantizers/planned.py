@@ -67,7 +67,7 @@ class PlannedModel(QuantizedTensors):
         value = self._values.get(self._tensor_name(name))
         is_bias = tensor is not None and tensor.role is Role.BIAS
         is_half = value is not None and value.dtype == ir.DataType.FLOAT16
-        return np.dtype(np.float16 if is_half and not is_bias else np.float32)
+        return np.dtype(np.float16 if is_half and (not is_bias or self.options.rules.half_biases) else np.float32)
 
     def _finite_bias(self, name: str) -> Array:
         bias = self.float_array(name)

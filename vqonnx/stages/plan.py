@@ -49,7 +49,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     rejected = {
         **entered,
         **_not_requested(nodes, device, rules),
-        **quantized_already(nodes, device.ops),
+        **quantized_already(nodes, device.ops, rules.keep_stored),
         **rejections(nodes, rules.selection, known),
         **_with_followers(nodes, rules.floats, device.ops),
     }
