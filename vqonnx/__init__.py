@@ -52,8 +52,9 @@ if TYPE_CHECKING:
         QuantFormat,
         QuantizationMode,
         QuantType,
+        VitisQuantFormat,
     )
-    from vqonnx.quantizers.vitis import VitisONNXQuantizer, VitisQDQQuantizer
+    from vqonnx.quantizers.vitis import VitisFixNeuronQuantizer, VitisONNXQuantizer, VitisQDQQuantizer
     from vqonnx.report.model import Report
 
 _HOMES = {
@@ -88,8 +89,10 @@ _HOMES = {
     "Target": "vqonnx.core.target",
     "TensorData": "vqonnx.compat.calibrate",
     "TensorsData": "vqonnx.compat.calibrate",
+    "VitisFixNeuronQuantizer": "vqonnx.quantizers.vitis",
     "VitisONNXQuantizer": "vqonnx.quantizers.vitis",
     "VitisQDQQuantizer": "vqonnx.quantizers.vitis",
+    "VitisQuantFormat": "vqonnx.quantizers.types",
     "VqonnxError": "vqonnx.errors",
     "WeightOnlyQuantConfig": "vqonnx.compat.matmul_nbits_quantizer",
     "convert_weights": "vqonnx.api.convert",
@@ -139,8 +142,10 @@ __all__ = [  # noqa: RUF022 - the version last
     "Target",
     "TensorData",
     "TensorsData",
+    "VitisFixNeuronQuantizer",
     "VitisONNXQuantizer",
     "VitisQDQQuantizer",
+    "VitisQuantFormat",
     "VqonnxError",
     "WeightOnlyQuantConfig",
     "convert_weights",

@@ -6,7 +6,7 @@ from onnx import TensorProto, numpy_helper
 from tests.kernels.formats.formats import assert_same_bits
 from tests.ops.running import custom_model, extensions, feeds_of, float_model
 from vqonnx.core.block_formats import BFP16, MXINT8, Rounding
-from vqonnx.core.custom_ops import CUSTOM_OPS, OLD_DOMAIN
+from vqonnx.core.custom_ops import CONTRIB_DOMAIN, CUSTOM_OPS, FIX_NEURON, OLD_DOMAIN
 from vqonnx.errors import UnsupportedModelError
 from vqonnx.kernels.formats.blockfloat import round_to_block_float
 from vqonnx.ops import make_runnable
@@ -15,11 +15,10 @@ from vqonnx.runtime.session import open_session
 PAIR = [numpy_helper.from_array(np.array(0.5, np.float32), "s"), numpy_helper.from_array(np.array(0, np.int8), "z")]
 
 
-@pytest.mark.parametrize("op", CUSTOM_OPS.values(), ids=lambda op: op.name)
-@pytest.mark.parametrize("old", [False, True])
-def test_defaults_are_written_out(op, old):
-    kind, domain = (op.old_name, OLD_DOMAIN) if old else (op.name, "com.amd.quark")
-    if "Linear" in op.name:
+@pytest.mark.parametrize(("op", "name"), [(op, name) for op in CUSTOM_OPS.values() for name in op.qualified_names])
+def test_defaults_are_written_out(op, name):
+    domain, kind = name.split("::")
+    if "Linear" in op.name or op is FIX_NEURON:
         source = TensorProto.INT8 if "Deq" in op.name else TensorProto.FLOAT
         proto = custom_model(kind, [(source, None)], TensorProto.FLOAT, {}, domain=domain, constants=PAIR)
     else:
@@ -27,6 +26,13 @@ def test_defaults_are_written_out(op, old):
     model = ir.from_proto(proto)
     make_runnable(model)
     assert {name: attribute.value for name, attribute in model.graph[0].attributes.items()} == op.defaults
+
+
+def fix_neuron(attributes, zero):
+    scale, zero_point = numpy_helper.from_array(np.array(0.25, np.float32), "s"), numpy_helper.from_array(zero, "z")
+    floats = [(TensorProto.FLOAT, None)]
+    constants = [scale, zero_point]
+    return custom_model("FixNeuron", floats, TensorProto.FLOAT, attributes, domain=CONTRIB_DOMAIN, constants=constants)
 
 
 def test_what_the_node_says_stays():
@@ -65,12 +71,20 @@ def test_a_model_of_another_tool_runs_afterwards(rng):
             ),
             "of type BFLOAT16",
         ),
+        (fix_neuron({"bit_width": "1"}, np.int8(0)), "bit_width 1 is not from 2 to 32"),
+        (fix_neuron({"pos": "2.5"}, np.int8(0)), "pos '2.5' is no whole number"),
+        (fix_neuron({}, np.int16(0)), "input 'z' of type INT16"),
     ],
 )
 def test_nodes_that_cannot_run_are_refused(proto, reason):
     with pytest.raises(UnsupportedModelError, match=reason) as caught:
         make_runnable(ir.from_proto(proto))
     assert caught.value.node == "custom"
+
+
+def test_other_operators_of_the_domain_are_those_of_onnxruntime_extensions():
+    proto = float_model("StringUpper", {}, domain=CONTRIB_DOMAIN)
+    make_runnable(ir.from_proto(proto))
 
 
 def test_a_tensor_of_rank_one_may_have_any_axis():

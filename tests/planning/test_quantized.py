@@ -81,6 +81,27 @@ def test_a_node_between_pairs_needs_nothing_more(body, outputs, expected):
     assert reasons(graph(body, outputs=outputs, constants=SCALE)) == {"Add": expected}
 
 
+FIX = '{0} = ai.onnx.contrib.FixNeuron <bit_width = "8"> ({1}, s, z)'
+DONE = "already quantized"
+
+
+@pytest.mark.parametrize("pair", [PAIR, FIX, "{0} = com.amd.quark.BFPQuantizeDequantize ({1})"])
+@pytest.mark.parametrize(
+    ("middle", "expected"),
+    [
+        ("m = Add (d, d) r = Relu (m)", {"Add": DONE, "Relu": DONE}),  # the device computes both at once
+        ("m = GlobalAveragePool (d) r = Mul (m, k)", {"GlobalAveragePool": DONE, "Mul": DONE}),
+        ("m = Add (d, x) r = Relu (m)", {"Add": None, "Relu": None}),
+        ("m = Add (d, d) r = Sub (m, d)", {"Add": None, "Sub": None}),
+    ],
+)
+def test_what_a_device_computes_at_once_needs_one_pair(pair, middle, expected):
+    text = f"{pair.format('d', 'x')} {middle} {pair.format('e', 'r')} y = Identity (e)"
+    model = graph(text, constants=SCALE + ", float k = {1.005}")
+    found = quantized_already(list(model.graph), get_target("vitis-npu-cnn").ops)
+    assert {node.op_type: found.get(node.name) for node in model.graph if node.op_type in expected} == expected
+
+
 def test_a_product_with_stored_codes_says_what_is_missing():
     constants = SCALE + ", int8[3,3] w = {1,2,3,4,5,6,7,8,9}, int8 zw = {0}"
     weight = "dw = DequantizeLinear(w, s, zw) "

@@ -83,13 +83,22 @@ def written(path: Path, **arguments: Any) -> onnx.ModelProto:
 def rounding_of(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, Rounding]:
     """The rounding to integers or float8 of tensors whose scales the model has."""
     constants = {one.name: one for one in model.graph.initializer}
-    return {name: _affine(constants, name) for name in names if f"{name}_scale" in constants}
+    found = {name: _numbers(constants, name) for name in names}
+    return {name: _affine(*numbers) for name, numbers in found.items() if numbers}
 
 
-def _affine(constants: Mapping[str, onnx.TensorProto], name: str) -> Rounding:
-    scale = onnx.numpy_helper.to_array(constants[f"{name}_scale"]).astype(F64)
-    zero = onnx.numpy_helper.to_array(constants[f"{name}_zero_point"])
+def _numbers(constants: Mapping[str, onnx.TensorProto], name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scale and zero point. What Flatten gives may have its input's; a converted form ends in its type."""
+    base, _, converted = name.partition("_")
+    ends = ("scale_convert", "zero_point_convert") if converted else ("scale", "zero_point")
+    for holder in (base, {"v": "g"}.get(base)):
+        if f"{holder}_{ends[0]}" in constants:
+            scale, zero = (onnx.numpy_helper.to_array(constants[f"{holder}_{end}"]) for end in ends)
+            return scale.astype(F64), zero
+    return None
 
+
+def _affine(scale: np.ndarray, zero: np.ndarray) -> Rounding:
     def rounded(values: np.ndarray, axis: int) -> np.ndarray:
         s = scale.reshape(-1, *[1] * (values.ndim - 1)) if scale.ndim else scale
         if zero.dtype.kind == "V" or zero.dtype.name.startswith("float8"):

@@ -8,7 +8,7 @@ import pytest
 from tests.planning.npu import RULES, S8, normal, parsed, planned
 from tests.planning.position_problems import broken
 from vqonnx.core.plan import Role
-from vqonnx.errors import QuantRangeError
+from vqonnx.errors import OptionError
 from vqonnx.graph.walk import constant, values_by_name
 from vqonnx.kernels.affine import affine_params, dequantize
 from vqonnx.kernels.constants import constant_params, histogram_of
@@ -134,7 +134,7 @@ def test_what_the_user_fixed_stays():
 def test_a_fixed_scale_that_is_no_power_of_two_is_refused():
     model = parsed("y = Add (x, x)")
     rules = replace(RULES, overrides={"x": Override(scale=(0.3,), zero_point=(0,))})
-    with pytest.raises(QuantRangeError, match=r"power of two, got 0\.3"):
+    with pytest.raises(OptionError, match=r"'x' has scale 0\.3, and its scale is to be a power of two"):
         refined(model, planned(model, rules), {"x": (-1.0, 1.0), "y": (-9.0, 9.0)})
 
 

@@ -28,10 +28,17 @@ from vqonnx.quantizers.options import QuantizerOptions, is_power_of_two, resolve
 from vqonnx.quantizers.preparation import prepare_for
 from vqonnx.quantizers.presets import with_preset
 from vqonnx.quantizers.qdq_quantizer import QDQQuantizer
-from vqonnx.quantizers.types import CalibrationMethod, PowerOfTwoMethod, QuantFormat, QuantType
-from vqonnx.quantizers.vitis import VitisONNXQuantizer, VitisQDQQuantizer
+from vqonnx.quantizers.types import (
+    CalibrationMethod,
+    PowerOfTwoMethod,
+    QuantFormat,
+    QuantType,
+    VitisQuantFormat,
+    written_form,
+)
+from vqonnx.quantizers.vitis import VitisFixNeuronQuantizer, VitisONNXQuantizer, VitisQDQQuantizer
 from vqonnx.report.model import Report
-from vqonnx.stages.adapt import Adaptation, adapt, adapt_border, approximate
+from vqonnx.stages.adapt import adapt, adapt_border, approximate
 from vqonnx.stages.plan import make_plan
 
 T = TypeVar("T")
@@ -41,6 +48,7 @@ _QUANTIZERS: Mapping[tuple[str, Form], type[BaseQuantizer]] = {
     ("", Form.QOPERATOR): ONNXQuantizer,
     ("vitis", Form.QDQ): VitisQDQQuantizer,
     ("vitis", Form.QOPERATOR): VitisONNXQuantizer,
+    ("vitis", Form.FIX_NEURON): VitisFixNeuronQuantizer,
 }
 """By family of the target and form."""
 _CORRECTION: Mapping[object, Correction] = {
@@ -54,7 +62,7 @@ def quantize_static(
     model_input: ModelSource,
     model_output: str | PathLike[str],
     calibration_data_reader: Reader | None = None,
-    quant_format: QuantFormat | None = None,
+    quant_format: QuantFormat | VitisQuantFormat | None = None,
     op_types_to_quantize: Sequence[str] | None = None,
     per_channel: bool | None = None,
     reduce_range: bool | None = None,
@@ -91,8 +99,8 @@ def quantize_static(
         model_output: Where the quantized model is written.
         calibration_data_reader: Feeds (dicts of arrays by input name): any iterable, a CalibrationDataReader, or a
             folder of .npz, .npy or .pb samples. Every 8th is held back for verification.
-        quant_format: QDQ (QuantizeLinear and DequantizeLinear, which runtimes fuse) or QOperator (integer operators);
-            that of ``quantizer``, and QDQ without one, by default.
+        quant_format: QDQ (QuantizeLinear and DequantizeLinear, which runtimes fuse), QOperator (integer operators) or,
+            for AMD's NPU, ``VitisQuantFormat.FixNeuron``; that of ``quantizer``, and QDQ without one, by default.
         op_types_to_quantize: Operators to quantize; all that the target runs in integers by default.
         per_channel: One scale an output channel for weights; the target chooses by default.
         reduce_range: 7-bit weights; the target chooses by default.
@@ -216,7 +224,7 @@ def _guard(asked: bool | None, target: Target) -> Guard:
 
 def _changes_float(options: QuantizerOptions) -> bool:
     """Whether the float model is to become another one, whatever is quantized in it."""
-    return options.adaptation != Adaptation() or options.smoothing is not None
+    return options.adaptation.changes_border or options.smoothing is not None
 
 
 def _where_given(**arguments: Any) -> dict[str, Any]:
@@ -225,13 +233,18 @@ def _where_given(**arguments: Any) -> dict[str, Any]:
 
 
 def _quantizer(
-    quant_format: QuantFormat | None, given: type[BaseQuantizer] | None, target: Target | str | None, method: object
+    quant_format: QuantFormat | VitisQuantFormat | None,
+    given: type[BaseQuantizer] | None,
+    target: Target | str | None,
+    method: object,
 ) -> type[BaseQuantizer]:
     """The class that was given, or that of format and target; all may be named if they agree."""
     family = resolve_target(target).family if target is not None else "vitis" * is_power_of_two(method)
     if quant_format is None:
         return given or _QUANTIZERS[family, Form.QDQ]
-    form = QuantFormat.of(quant_format).form
+    form = written_form(quant_format)
+    if form is Form.FIX_NEURON:
+        family = "vitis"  # what a target of another family has to say of it comes with the plan
     chosen = given or _QUANTIZERS[family, form]
     if chosen.form is not form:
         raise OptionError(
@@ -254,7 +267,7 @@ def plan(
     nodes_to_exclude: Sequence[Pattern] | None = None,
     extra_options: Mapping[str, object] | None = None,
     target: Target | str | None = None,
-    quant_format: QuantFormat | None = None,
+    quant_format: QuantFormat | VitisQuantFormat | None = None,
     preset: str | None = None,
 ) -> Plan:
     """What ``quantize_static`` would quantize, what not, and why; without samples, and without the guard's findings.

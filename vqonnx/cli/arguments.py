@@ -8,7 +8,7 @@ from typing import TypedDict
 from vqonnx.cli.options import ElementType, Format, Method
 from vqonnx.errors import OptionError
 from vqonnx.planning.rules import Pattern
-from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantType
+from vqonnx.quantizers.types import CalibrationMethod, QuantFormat, QuantType, VitisQuantFormat
 
 
 class PlanArguments(TypedDict):
@@ -16,7 +16,7 @@ class PlanArguments(TypedDict):
 
     preset: str | None
     target: str | None
-    quant_format: QuantFormat
+    quant_format: QuantFormat | VitisQuantFormat
     nodes_to_exclude: list[str] | None
     nodes_to_quantize: list[str] | None
     op_types_to_quantize: list[str] | None
@@ -44,7 +44,7 @@ class PlanOptions:
         return PlanArguments(
             preset=self.preset,
             target=self.target,
-            quant_format=QuantFormat.of(self.form.value),
+            quant_format=_quant_format(self.form),
             nodes_to_exclude=self.exclude,
             nodes_to_quantize=self.nodes,
             op_types_to_quantize=self.op_types,
@@ -57,6 +57,10 @@ class PlanOptions:
 def calibration_method(method: Method | None) -> CalibrationMethod | None:
     """The library's own member: "moving-average" is MovingAverage."""
     return None if method is None else CalibrationMethod.of(method.value.replace("-", ""))
+
+
+def _quant_format(form: Format) -> QuantFormat | VitisQuantFormat:
+    return VitisQuantFormat.FixNeuron if form is Format.FIX_NEURON else QuantFormat.of(form.value)
 
 
 def _quant_type(element: ElementType | None) -> QuantType | None:

@@ -57,6 +57,7 @@ class Format(StrEnum):
 
     QDQ = "qdq"
     QOPERATOR = "qoperator"
+    FIX_NEURON = "fixneuron"
 
 
 FormatOption = Annotated[
@@ -64,7 +65,7 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         help="qdq: QuantizeLinear and DequantizeLinear, for runtimes to fuse; qoperator: integer operators themselves "
-        "(QLinearConv ...).",
+        "(QLinearConv ...); fixneuron: Vitis AI's operator, for AMD's NPU.",
     ),
 ]
 

@@ -1,7 +1,8 @@
 """The operators of domain com.amd.quark, version 1: names, attributes with their defaults, and what these mean.
 
 Names, attributes and defaults are those that AMD Quark documents and that Vitis AI reads. In older models the domain is
-com.vai.quantize, and the operators have other names.
+com.vai.quantize, and the operators have other names. FixNeuron is of ai.onnx.contrib: vai_q_onnx of Vitis AI 3 writes
+it (github.com/Xilinx/Vitis-AI, src/vai_quantizer/vai_q_onnx), and Vitis AI's compiler reads it with 8 bits.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from vqonnx.errors import OptionError, nearest
 
 DOMAIN = "com.amd.quark"
 OLD_DOMAIN = "com.vai.quantize"
+CONTRIB_DOMAIN = "ai.onnx.contrib"
 VERSION = 1
 
 Attributes = Mapping[str, int | str]
@@ -33,14 +35,22 @@ class CustomOp:
     """An operator.
 
     Attributes:
-        name: In ``DOMAIN``.
-        old_name: In ``OLD_DOMAIN``.
+        name: In ``domain``.
+        old_name: In ``OLD_DOMAIN``; empty where it was never there.
         defaults: Every attribute with its default.
+        domain: Where it is now.
     """
 
     name: str
     old_name: str
     defaults: Attributes
+    domain: str = DOMAIN
+
+    @property
+    def qualified_names(self) -> tuple[str, ...]:
+        """``domain::name`` of now, and of before."""
+        old = (f"{OLD_DOMAIN}::{self.old_name}",) if self.old_name else ()
+        return (f"{self.domain}::{self.name}", *old)
 
 
 def _op(name: str, old_name: str, **defaults: int | str) -> CustomOp:
@@ -64,15 +74,26 @@ BLOCK_FLOAT = _op(
 )
 MICROSCALING = _op("MXQuantizeDequantize", "MXFixNeuron", element_dtype="int8", axis=1, block_size=32, rounding_mode=0)
 
-CUSTOM_OPS = {op.name: op for op in (QUANTIZE, DEQUANTIZE, BLOCK_FLOAT, MICROSCALING)}
-"""By name in ``DOMAIN``."""
+FIX_NEURON = CustomOp("FixNeuron", "", MappingProxyType({"bit_width": "8", "pos": "0"}), CONTRIB_DOMAIN)
+"""(clip(round(x / scale) + zero_point) - zero_point) * scale; ``pos`` repeats -log2 of the scale. Both are texts."""
 
-_OLD = {op.old_name: op for op in CUSTOM_OPS.values()}
+CUSTOM_OPS = {op.name: op for op in (QUANTIZE, DEQUANTIZE, BLOCK_FLOAT, MICROSCALING, FIX_NEURON)}
+"""By name."""
+
+_QUALIFIED = {name: op for op in CUSTOM_OPS.values() for name in op.qualified_names}
+_ROUNDING = frozenset({BLOCK_FLOAT.name, MICROSCALING.name, FIX_NEURON.name})
+_BITS = range(2, 33)
 
 
 def custom_op(domain: str, name: str) -> CustomOp | None:
     """The operator of that domain and name; None if it is none of these."""
-    return {DOMAIN: CUSTOM_OPS, OLD_DOMAIN: _OLD}.get(domain, {}).get(name)
+    return _QUALIFIED.get(f"{domain}::{name}")
+
+
+def rounds(domain: str, name: str) -> bool:
+    """Whether the operator of that domain and name quantizes and dequantizes at once, from float to float."""
+    op = custom_op(domain, name)
+    return op is not None and op.name in _ROUNDING
 
 
 def block_op(fmt: BlockFormat) -> CustomOp:
@@ -141,6 +162,22 @@ def microscaling_of(attributes: Attributes) -> MicroscalingFormat:
         block_size=int(given["block_size"]),
         rounding=_member(Rounding, given["rounding_mode"], "rounding_mode"),
     )
+
+
+def fix_neuron_bits(attributes: Attributes) -> int:
+    """Bits of the codes that ``FIX_NEURON`` rounds to.
+
+    Raises:
+        OptionError: An attribute is no number, or there is no such type.
+    """
+    given = {**FIX_NEURON.defaults, **attributes}
+    for name, value in given.items():
+        if name in FIX_NEURON.defaults and not str(value).removeprefix("-").isdecimal():
+            raise OptionError(f"{name} {value!r} is no whole number", option=name)
+    bits = int(given["bit_width"])
+    if bits not in _BITS:
+        raise OptionError(f"bit_width {bits} is not from {_BITS[0]} to {_BITS[-1]}", option="bit_width")
+    return bits
 
 
 def _member(kind: type[E], value: object, attribute: str) -> E:

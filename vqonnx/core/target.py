@@ -15,6 +15,13 @@ class Form(Enum):
     """QuantizeLinear and DequantizeLinear around float operators, for the runtime to fuse."""
     QOPERATOR = "QOperator"
     """Integer operators that read and write codes: QLinearConv, QLinearMatMul, QGemm …"""
+    FIX_NEURON = "FixNeuron"
+    """One node of Vitis AI in the place of each pair of the QDQ form."""
+
+    @property
+    def keeps_operators(self) -> bool:
+        """Whether operators stay float ones, with what rounds tensors between them."""
+        return self is not Form.QOPERATOR
 
 
 class Kernel(Enum):

@@ -1,7 +1,6 @@
 """Forms that leave a tensor float: its numbers are rounded to those of a format and go on in the tensor's own type.
 
-A block format is one custom node, float16 and bfloat16 are a pair of Cast, float8 is QuantizeLinear and
-DequantizeLinear, and integers are their custom counterparts, which take 32-bit integers and know no opset.
+A block format is one custom node, float16 and bfloat16 are a pair of Cast.
 """
 
 from collections.abc import Sequence
@@ -13,15 +12,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from vqonnx.core.block_formats import BlockFloatFormat, BlockFormat
-from vqonnx.core.custom_ops import DEQUANTIZE, DOMAIN, QUANTIZE, VERSION, attributes_of, block_op
-from vqonnx.core.granularity import PerAxis
-from vqonnx.core.params import QuantParams
-from vqonnx.core.qtype import Kind, QType
+from vqonnx.core.custom_ops import DOMAIN, VERSION, attributes_of, block_op
+from vqonnx.core.qtype import QType
 from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.edit import Attribute, add_initializer, insert_after_value, make_node, replace_uses
 from vqonnx.graph.names import NameAllocator
-from vqonnx.graph.walk import constant
-from vqonnx.kernels.affine import dequantize, quantize
 from vqonnx.kernels.formats.blockfloat import round_to_block_float
 from vqonnx.kernels.formats.floats import round_to_float
 from vqonnx.kernels.formats.microscaling import round_to_microscaling
@@ -72,7 +67,7 @@ class Nodes:
 
 
 class Form(Protocol):
-    """How a float tensor is rounded. What the nodes compute and what ``rounded`` gives are the same bits."""
+    """How a float tensor is rounded."""
 
     @property
     def least_opset(self) -> int:
@@ -80,9 +75,6 @@ class Form(Protocol):
 
     def append_to(self, nodes: Nodes) -> None:
         """Add the nodes for a float32 tensor."""
-
-    def rounded(self, values: FloatArray) -> FloatArray:
-        """What becomes of float32 numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +95,7 @@ class BlockForm:
         nodes.append(f"{DOMAIN}::{block_op(self.fmt).name}", attributes=attributes)
 
     def rounded(self, values: FloatArray) -> FloatArray:
-        """See the kernels."""
+        """What the node makes of float32 numbers."""
         if isinstance(self.fmt, BlockFloatFormat):
             return round_to_block_float(values, self.fmt, self.axis)
         return round_to_microscaling(values, self.fmt, self.axis)
@@ -133,43 +125,8 @@ class CastForm:
         return (self.qtype.qmin, "smallest"), (self.qtype.qmax, "largest")
 
     def rounded(self, values: FloatArray) -> FloatArray:
-        """To nearest, halves to even."""
+        """What the nodes make of float32 numbers: the nearest, halves to even."""
         return round_to_float(values, self.qtype, saturate=self.saturate)
-
-
-@dataclass(frozen=True, slots=True)
-class LinearForm:
-    """float8, or integers by the custom operators; per tensor or per axis."""
-
-    params: QuantParams
-
-    @property
-    def least_opset(self) -> int:
-        """Since 19 QuantizeLinear knows float8; the custom operators are in a domain of their own."""
-        return 1 if self._custom else 19
-
-    @property
-    def _custom(self) -> bool:
-        return self.params.spec.qtype.kind is Kind.INTEGER
-
-    def append_to(self, nodes: Nodes) -> None:
-        """Add a Q and a DQ."""
-        granularity = self.params.spec.granularity
-        axis: dict[str, Attribute] = {"axis": granularity.axis} if isinstance(granularity, PerAxis) else {}
-        constants = [
-            nodes.constant(self.params.scale.astype(np.float32), "scale"),
-            nodes.constant(self.params.zero_point, "zero_point"),
-        ]
-        quantizing, dequantizing = "QuantizeLinear", "DequantizeLinear"
-        if self._custom:
-            quantizing, dequantizing = f"{DOMAIN}::{QUANTIZE.name}", f"{DOMAIN}::{DEQUANTIZE.name}"
-            axis = {**QUANTIZE.defaults, **axis}
-        nodes.append(quantizing, constants, axis, constants[1].dtype)
-        nodes.append(dequantizing, constants, axis, ir.DataType.FLOAT)
-
-    def rounded(self, values: FloatArray) -> FloatArray:
-        """Quantized and dequantized."""
-        return dequantize(quantize(values, self.params), self.params)
 
 
 def emit_rounded(
@@ -179,9 +136,11 @@ def emit_rounded(
     form: Form,
     *,
     uses: Sequence[tuple[ir.Node, int]] | None = None,
-    keep_node: bool = True,
 ) -> ir.Value:
     """Let the readers of a float value read it rounded.
+
+    Vitis AI's compiler reads formats off the nodes, so a constant gets one as well, and ONNX Runtime rounds it once,
+    when a session is made.
 
     Args:
         model: Changed in place.
@@ -189,9 +148,6 @@ def emit_rounded(
         source: A float32 or float16 value of any of its graphs; float16 is widened for the rounding.
         form: To what.
         uses: The inputs that are to read the rounded value, as nodes and places; every reader if None.
-        keep_node: What is done with constants. Vitis AI's compiler reads the format off the node, so a constant stays
-            as it is and ONNX Runtime rounds it once, when a session is made. Otherwise the rounded constant is stored
-            without a node, and any runtime computes with it.
 
     Returns:
         The rounded value. The old one stays, perhaps without readers.
@@ -200,25 +156,19 @@ def emit_rounded(
         UnsupportedModelError: The value is of another type, or the model's opset lacks the nodes.
     """
     _require(model, source, form)
-    array = None if keep_node else constant(source)
-    if array is not None:
-        rounded = _stored(names, source, array, form)
-        made: list[ir.Node] = []
-    else:
-        chain = Nodes(model.graph, names, source)
-        own = chain.dtype
-        chain.cast(ir.DataType.FLOAT)
-        form.append_to(chain)
-        chain.cast(own)
-        rounded, made = chain.end, chain.made
-        insert_after_value(source, made)
-        if any(node.domain == DOMAIN for node in made):
-            model.graph.opset_imports.setdefault(DOMAIN, VERSION)
+    chain = Nodes(model.graph, names, source)
+    own = chain.dtype
+    chain.cast(ir.DataType.FLOAT)
+    form.append_to(chain)
+    chain.cast(own)
+    insert_after_value(source, chain.made)
+    for domain in {node.domain for node in chain.made} - {""}:
+        model.graph.opset_imports.setdefault(domain, VERSION)
     if uses is None:
-        replace_uses(source, rounded, names, keep=made)
+        replace_uses(source, chain.end, names, keep=chain.made)
     for node, place in uses or ():
-        node.replace_input_with(place, rounded)
-    return rounded
+        node.replace_input_with(place, chain.end)
+    return chain.end
 
 
 def _require(model: ir.Model, source: ir.Value, form: Form) -> None:
@@ -231,10 +181,3 @@ def _require(model: ir.Model, source: ir.Value, form: Form) -> None:
         raise UnsupportedModelError(
             f"rounding value {source.name!r} takes opset {form.least_opset}, and the model has {opset}; raise it first"
         )
-
-
-def _stored(names: NameAllocator, source: ir.Value, array: FloatArray, form: Form) -> ir.Value:
-    graph = source.graph
-    assert graph is not None
-    values = form.rounded(array.astype(np.float32, copy=False)).astype(array.dtype, copy=False)
-    return add_initializer(graph, names.unique(f"{source.name}_rounded"), values)

@@ -1,4 +1,7 @@
-"""The QDQ form: QuantizeLinear -> DequantizeLinear around float operators, which the runtime fuses to integers."""
+"""The QDQ form: QuantizeLinear -> DequantizeLinear around float operators, which the runtime fuses to integers.
+
+The FixNeuron form is the same with one node in the place of each pair.
+"""
 
 from dataclasses import replace
 
@@ -20,7 +23,7 @@ from vqonnx.graph.edit import insert_after, insert_after_value, insert_before, i
 from vqonnx.graph.facts import clip_bounds
 from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import nodes_by_name, values_by_name
-from vqonnx.kernels.affine import quantize
+from vqonnx.kernels.affine import dequantize, quantize
 
 Uses = list[tuple[str, int]]
 
@@ -33,7 +36,7 @@ _HALF = 0.5 + 1e-4
 
 
 def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
-    """Rewrite a private model into QDQ form, in place.
+    """Rewrite a private model into QDQ form, or FixNeuron form, as the plan says, in place.
 
     One pair a tensor: every reader of a value that an integer node computes reads its dequantized form, since
     the float one no longer exists; of other values only the integer nodes do.
@@ -42,6 +45,9 @@ def emit_qdq(model: ir.Model, plan: Plan, solutions: Solutions) -> None:
         model: The prepared float model.
         plan: What to quantize.
         solutions: The numbers.
+
+    Raises:
+        OptionError: FixNeuron cannot do what is planned for a tensor.
     """
     emitter = _QdqEmitter(model, plan, solutions)
     for node in plan.nodes.values():
@@ -63,6 +69,7 @@ class _QdqEmitter:
         self._model = model
         self._solutions = solutions
         self._plan = plan
+        self._fixes = plan.form is Form.FIX_NEURON
         self._weight_pairs, self._own_pairs = plan.weight_pairs, plan.own_pairs
         self._names = NameAllocator.of(model)
         self._affine = AffineNodes(model, plan, solutions, self._names)
@@ -133,6 +140,9 @@ class _QdqEmitter:
         """The codes as an initializer, and a DequantizeLinear that the planned inputs read."""
         uses = self._uses[tensor.key]
         like = self._values[tensor.tensor]
+        if self._fixes:
+            self._emit_fixed(tensor, like, uses)
+            return
         if self._weight_pairs and tensor.role is Role.WEIGHT and tensor.spec.has_scale:
             self._emit_weight_pair(tensor, like, uses)
             return
@@ -153,6 +163,14 @@ class _QdqEmitter:
         self._insert_for(uses, [node])
         self._rewire(uses, node.outputs[0])
 
+    def _emit_fixed(self, tensor: TensorPlan, like: ir.Value, uses: Uses) -> None:
+        """A FixNeuron behind the float numbers that the codes stand for."""
+        solved, dtype = self._solutions.constants[tensor.key], (like.dtype or ir.DataType.FLOAT).numpy()
+        fixed = self._affine.add(f"{tensor.key}_fixed", dequantize(solved.codes, solved.params).astype(dtype))
+        form = fix_neuron_form(self._affine, tensor.key, solved.params)
+        readers = [(self._nodes[name], index) for name, index in uses]
+        emit_rounded(self._model, self._names, fixed, form, uses=readers)
+
     def _emit_weight_pair(self, tensor: TensorPlan, weight: ir.Value, uses: Uses) -> None:
         """Q -> DQ behind the float constant, for devices that know quantized weights by their pair."""
         quantizer = self._affine.quantize(tensor.key, weight)
@@ -163,7 +181,8 @@ class _QdqEmitter:
 
     def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None, number: int = 0) -> ir.Value:
         """Q -> DQ after ``source``, or what rounds to a type without scales; its readers, or uses, read the result."""
-        form = form_without_scale(self._solutions.params(key).spec)
+        params = self._solutions.params(key)
+        form = fix_neuron_form(self._affine, key, params) if self._fixes else form_without_scale(params.spec)
         if form is not None:
             readers = None if uses is None else [(self._nodes[name], index) for name, index in uses]
             return emit_rounded(self._model, self._names, source, form, uses=readers)

@@ -6,12 +6,12 @@ from vqonnx.core.block_formats import BLOCK_FORMATS, BlockFormat
 from vqonnx.core.granularity import PerBlock
 from vqonnx.core.qtype import FLOAT32
 from vqonnx.core.spec import QuantSpec
-from vqonnx.emitters.block_float import BlockForm, CastForm, Form
+from vqonnx.emitters.block_float import BlockForm, CastForm
 from vqonnx.graph.edit import make_node
 from vqonnx.graph.names import NameAllocator
 
 
-def form_without_scale(spec: QuantSpec) -> Form | None:
+def form_without_scale(spec: QuantSpec) -> BlockForm | CastForm | None:
     """How a float tensor is rounded to the spec's type; None where the type has scales."""
     fmt = BLOCK_FORMATS.get(spec.qtype.name)
     if fmt is not None:

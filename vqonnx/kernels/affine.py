@@ -179,6 +179,20 @@ def dequantize(codes: Array, params: QuantParams) -> FloatArray:
     return reals.astype(params.scale.dtype)
 
 
+def round_to_steps(values: Array, scale: float, zero_point: float, bits: int) -> FloatArray:
+    """What becomes of float32 numbers that are quantized to signed codes of ``bits`` bits, and dequantized at once.
+
+    ``(clip(round(x / scale) + zero_point) - zero_point) * scale`` in float32, halves to even. Where the scale is a
+    power of two it gives the bits of ``dequantize(quantize(values))``; NaN stays NaN.
+    """
+    step, zero = np.float32(scale), np.float32(zero_point)
+    half = 1 << (bits - 1)
+    with np.errstate(over="ignore"):  # what overflows saturates
+        steps = np.rint(np.divide(values, step, dtype=np.float32))
+    np.clip(steps + zero, -half, half - 1, out=steps)
+    return np.multiply(steps - zero, step, dtype=np.float32)
+
+
 def round_to_nearest(values: Array, spec: QuantSpec, dtype: npt.DTypeLike = np.float32) -> QuantizedTensor:
     """Quantize a constant over its whole range, block by block.
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vqonnx.core.custom_ops import block_float_of, microscaling_of
+from vqonnx.core.custom_ops import block_float_of, fix_neuron_bits, microscaling_of
 from vqonnx.core.granularity import PerAxis
 from vqonnx.core.params import QuantParams
 from vqonnx.core.qtype import QTYPES
 from vqonnx.core.spec import QuantSpec
 from vqonnx.errors import OptionError, VqonnxError
-from vqonnx.kernels.affine import dequantize, quantize
+from vqonnx.kernels.affine import dequantize, quantize, round_to_steps
 from vqonnx.kernels.formats.blockfloat import round_to_block_float
 from vqonnx.kernels.formats.microscaling import round_to_microscaling
 
@@ -73,6 +73,22 @@ def dequantize_linear(codes: Array, scale: F32, zero_point: Array, *, axis: int)
     return _contained(
         lambda: dequantize(codes, _params(scale, zero_point, axis, codes.shape)), codes, np.float32(np.nan)
     )
+
+
+def fix_neuron(x: F32, scale: F32, zero_point: Array, **attributes: Any) -> HandedOver:
+    """FixNeuron; NaN stays what it is."""
+
+    def fixed() -> Array:
+        bits = fix_neuron_bits(attributes)
+        return round_to_steps(x, _single(scale, "scale"), _single(zero_point, "zero point"), bits)
+
+    return _contained(fixed, x, np.float32(np.nan))
+
+
+def _single(array: Array, what: str) -> float:
+    if array.size != 1:
+        raise OptionError(f"FixNeuron takes one {what}, got the shape {array.shape}", option="axis")
+    return float(array.reshape(()))
 
 
 def _params(scale: F32, zero_point: Array, axis: int, shape: tuple[int, ...]) -> QuantParams:

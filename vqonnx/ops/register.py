@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from vqonnx.core.custom_ops import BLOCK_FLOAT, DEQUANTIZE, DOMAIN, MICROSCALING, OLD_DOMAIN, QUANTIZE, CustomOp
+from vqonnx.core.custom_ops import (
+    BLOCK_FLOAT,
+    CONTRIB_DOMAIN,
+    DEQUANTIZE,
+    DOMAIN,
+    FIX_NEURON,
+    MICROSCALING,
+    OLD_DOMAIN,
+    QUANTIZE,
+    CustomOp,
+)
 from vqonnx.errors import DependencyError
 from vqonnx.ops import bodies
 
-CUSTOM_DOMAINS = frozenset({DOMAIN, OLD_DOMAIN})
-"""Domains whose operators ``register`` brings."""
+CUSTOM_DOMAINS = frozenset({DOMAIN, OLD_DOMAIN, CONTRIB_DOMAIN})
+"""Domains whose operators ``register`` brings; those of onnxruntime-extensions itself are in the last."""
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 """Types that ExtendedQuantizeLinear and ExtendedDequantizeLinear run with."""
 
@@ -35,6 +45,7 @@ class _Signature:
 def _signatures() -> Iterator[_Signature]:
     yield _Signature(BLOCK_FLOAT, ("float",), "float", bodies.block_float)
     yield _Signature(MICROSCALING, ("float",), "float", bodies.microscaling)
+    yield _Signature(FIX_NEURON, ("float", "float", "int8"), "float", bodies.fix_neuron)
     for integer in INTEGERS:
         yield _Signature(QUANTIZE, ("float", "float", integer), integer, bodies.quantize_linear)
         yield _Signature(DEQUANTIZE, (integer, "float", integer), "float", bodies.dequantize_linear)
@@ -82,7 +93,7 @@ def _declare(extensions: ModuleType) -> None:
     kinds = {int: types.dt_int64, str: types.dt_string}
     for signature in _signatures():
         attributes = {name: kinds[type(default)] for name, default in signature.op.defaults.items()}
-        for name in (f"{DOMAIN}::{signature.op.name}", f"{OLD_DOMAIN}::{signature.op.old_name}"):
+        for name in signature.op.qualified_names:
             extensions.onnx_op(
                 op_type=name,
                 inputs=[getattr(types, f"dt_{kind}") for kind in signature.inputs],

@@ -9,6 +9,7 @@ from vqonnx.core.custom_ops import (
     BLOCK_FLOAT,
     DEQUANTIZE,
     DOMAIN,
+    FIX_NEURON,
     MICROSCALING,
     OLD_DOMAIN,
     QUANTIZE,
@@ -16,6 +17,7 @@ from vqonnx.core.custom_ops import (
     CustomOp,
     block_float_of,
     custom_op,
+    fix_neuron_bits,
     microscaling_of,
 )
 from vqonnx.errors import OptionError, UnsupportedModelError
@@ -29,10 +31,12 @@ _INPUTS = {
     DEQUANTIZE.name: (_CODES, _FLOATS, _CODES),
     BLOCK_FLOAT.name: (_FLOATS,),
     MICROSCALING.name: (_FLOATS,),
+    FIX_NEURON.name: (_FLOATS, _FLOATS, frozenset({ir.DataType.INT8})),
 }
-_FORMATS: dict[str, Callable[[Attributes], BlockFormat]] = {
+_READ: dict[str, Callable[[Attributes], BlockFormat | int]] = {
     BLOCK_FLOAT.name: block_float_of,
     MICROSCALING.name: microscaling_of,
+    FIX_NEURON.name: fix_neuron_bits,
 }
 
 
@@ -47,16 +51,16 @@ def make_runnable(model: ir.Model) -> None:
             an axis that its input lacks, or a tensor type other than float32 and integers of 8, 16 and 32 bits.
     """
     for node in nodes(model):
-        if node.domain in (DOMAIN, OLD_DOMAIN):
-            op = custom_op(node.domain, node.op_type)
+        op = custom_op(node.domain, node.op_type)
+        if op is not None or node.domain in (DOMAIN, OLD_DOMAIN):
             if op is None:
                 raise _refused(node, "it is not among the operators that vqonnx runs")
             for name, default in op.defaults.items():
                 if name not in node.attributes:
                     node.attributes.add(ir.convenience.convert_attribute(name, default))
             _require_inputs(node, op)
-            if op.name in _FORMATS:
-                _require_format(node, op)
+            if op.name in _READ:
+                _require_attributes(node, op)
 
 
 def _require_inputs(node: ir.Node, op: CustomOp) -> None:
@@ -73,15 +77,16 @@ def _require_inputs(node: ir.Node, op: CustomOp) -> None:
             )
 
 
-def _require_format(node: ir.Node, op: CustomOp) -> None:
+def _require_attributes(node: ir.Node, op: CustomOp) -> None:
     given = {name: attribute.value for name, attribute in node.attributes.items()}
     try:
-        _FORMATS[op.name](given)
+        _READ[op.name](given)
     except OptionError as error:
         raise _refused(node, str(error).rstrip(".")) from error
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    if shape is not None and len(shape) > 1 and not -len(shape) <= given["axis"] < len(shape):
-        raise _refused(node, f"its input of rank {len(shape)} has no axis {given['axis']}")
+    axis = given.get("axis")
+    if axis is not None and shape is not None and len(shape) > 1 and not -len(shape) <= axis < len(shape):
+        raise _refused(node, f"its input of rank {len(shape)} has no axis {axis}")
 
 
 def _refused(node: ir.Node, why: str) -> UnsupportedModelError:

@@ -219,7 +219,7 @@ def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str
     if source is None or weight is None or bias is None or not work.rules.quantize_bias:
         return None
     override = work.rules.overrides.get(bias.name or "")
-    if override is not None and work.rules.form is Form.QDQ and constant_tensor(bias) is not None:
+    if override is not None and work.rules.form.keeps_operators and constant_tensor(bias) is not None:
         axis = override.axis if override.axis is not None else 0 if work.rules.per_channel else None
         spec = work.rules.weight if axis is None else replace(work.rules.weight, granularity=PerAxis(axis))
         return _add(work, form_of(bias.name or "", Role.WEIGHT, spec, override))
@@ -234,7 +234,7 @@ def _bias(work: Assignment, candidate: Candidate, keys: list[str | None]) -> str
 
 def _keeps_float_bias(work: Assignment, candidate: Candidate, bias: ir.Value, scaled: tuple[str, str]) -> bool:
     """Whether input_scale * weight_scale is no scale for the bias, or DequantizeLinear could not hold it."""
-    tensor, is_qdq = constant_tensor(bias), work.rules.form is Form.QDQ
+    tensor, is_qdq = constant_tensor(bias), work.rules.form.keeps_operators
     own = work.rules.own_bias is not None and is_qdq
     if tensor is None or not (own or all(work.tensors[key].spec.qtype.kind is Kind.INTEGER for key in scaled)):
         return True  # computed at run time; or of no integers

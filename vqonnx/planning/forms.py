@@ -7,9 +7,10 @@ import numpy as np
 from vqonnx.core.granularity import PerAxis
 from vqonnx.core.plan import Role, TensorPlan
 from vqonnx.core.qtype import Kind
-from vqonnx.core.spec import QuantSpec
+from vqonnx.core.spec import QuantSpec, ScaleGrid
 from vqonnx.errors import OptionError
 from vqonnx.kernels.affine import affine_params
+from vqonnx.kernels.scale_grid import on_grid
 from vqonnx.planning.rules import Override
 
 
@@ -53,6 +54,11 @@ def _check_fixed(name: str, spec: QuantSpec, scale: tuple[float, ...], zero_poin
     qtype = spec.qtype
     if any(not qtype.qmin <= zero <= qtype.qmax for zero in zero_point):
         raise override_error(name, f"zero_point {list(zero_point)} does not fit {qtype.name}")
+    if spec.grid is ScaleGrid.POWER_OF_TWO:
+        for one in scale:
+            nearest = float(on_grid(one, spec.grid))
+            if nearest != one:
+                raise override_error(name, f"has scale {one}, and its scale is to be a power of two, such as {nearest}")
     if len(scale) != len(zero_point):
         raise override_error(name, f"has {len(scale)} scales but {len(zero_point)} zero points")
     if len(scale) > 1 and not isinstance(spec.granularity, PerAxis):

@@ -24,15 +24,21 @@ def with_own_bias_scales(plan: Plan, spec: QuantSpec) -> Plan:
 
 
 def with_wide_biases(plan: Plan) -> Plan:
-    """The plan with int32 biases on scales of their own beside 32-bit activations or weights.
+    """The plan with int32 biases on scales of their own, of the same grid, beside 32-bit activations or weights.
 
     On the accumulator's scale they would saturate, or the weight's scale would grow until nothing is left of it.
     """
     tensors = {
-        key: _own(tensor, replace(tensor.spec, granularity=PerTensor())) if _is_beside_wide(plan, tensor) else tensor
+        key: _own(tensor, _wide_spec(plan, tensor)) if _is_beside_wide(plan, tensor) else tensor
         for key, tensor in plan.tensors.items()
     }
     return replace(plan, tensors=tensors)
+
+
+def _wide_spec(plan: Plan, tensor: TensorPlan) -> QuantSpec:
+    grids = {plan.tensors[key].spec.grid for key in tensor.scale_of or ()}
+    grid = grids.pop() if len(grids) == 1 else tensor.spec.grid
+    return replace(tensor.spec, granularity=PerTensor(), grid=grid)
 
 
 def _own(tensor: TensorPlan, spec: QuantSpec) -> TensorPlan:

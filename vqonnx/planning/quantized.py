@@ -6,11 +6,12 @@ from typing import TypeGuard
 
 import onnx_ir as ir
 
-from vqonnx.core.custom_ops import DOMAIN
-from vqonnx.core.target import OpSupport
+from vqonnx.core.custom_ops import DEQUANTIZE, DOMAIN, QUANTIZE, custom_op, rounds
+from vqonnx.core.target import Kernel, OpSupport
 from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.facts import operator_key
-from vqonnx.graph.walk import constant_tensor, is_float, nodes
+from vqonnx.graph.walk import constant_tensor, is_float, nodes, only_reader
+from vqonnx.planning.factors import is_factor
 
 _OPERATORS = frozenset(
     {
@@ -38,7 +39,9 @@ def quantized_nodes(model: ir.Model) -> list[ir.Node]:
 def _is_quantized(node: ir.Node) -> bool:
     if node.domain == "com.microsoft":
         return node.op_type in _CONTRIB or node.op_type.startswith("QLinear")
-    return node.op_type in _OPERATORS if node.domain in ("", "ai.onnx") else node.domain == DOMAIN
+    if node.domain in ("", "ai.onnx"):
+        return node.op_type in _OPERATORS
+    return node.domain == DOMAIN or custom_op(node.domain, node.op_type) is not None
 
 
 def refuse_quantized(found: Iterable[ir.Node]) -> None:
@@ -119,16 +122,13 @@ def _by_pairs(node: ir.Node, support: OpSupport, ops: Mapping[str, OpSupport], c
         return ""
     if not given or (weight is not None and is_float(weight) and not is_dequantized(weight)):
         return ""
-    readers = [reader for output in node.outputs for reader, _ in output.uses()]
-    taken = bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
-    at_border = any(output.is_graph_output() for output in node.outputs)
-    return _DONE if (taken and not at_border) or support.float_output else ""
+    return _DONE if _is_taken(node, ops) or support.float_output else ""
 
 
 def is_dequantized(value: ir.Value) -> bool:
-    """Whether a DequantizeLinear makes the value of codes that change between runs."""
+    """Whether a DequantizeLinear, or an operator that rounds, makes the value of what changes between runs."""
     maker = value.producer()
-    return maker is not None and maker.op_type == "DequantizeLinear" and not _is_constant(maker.inputs[0])
+    return maker is not None and _dequantizes(maker) and not _is_constant(maker.inputs[0])
 
 
 def looks_up_scales(node: ir.Node) -> bool:
@@ -141,7 +141,19 @@ def looks_up_scales(node: ir.Node) -> bool:
 def _is_stored(value: ir.Value) -> bool:
     """Whether a DequantizeLinear makes the value of stored codes."""
     maker = value.producer()
-    return maker is not None and maker.op_type == "DequantizeLinear" and _is_constant(maker.inputs[0])
+    return maker is not None and _dequantizes(maker) and _is_constant(maker.inputs[0])
+
+
+def _dequantizes(node: ir.Node) -> bool:
+    return node.op_type in ("DequantizeLinear", DEQUANTIZE.name, DEQUANTIZE.old_name) or _rounds(node)
+
+
+def _quantizes(node: ir.Node) -> bool:
+    return node.op_type in ("QuantizeLinear", QUANTIZE.name, QUANTIZE.old_name) or _rounds(node)
+
+
+def _rounds(node: ir.Node) -> bool:
+    return rounds(node.domain, node.op_type)
 
 
 def _is_constant(value: ir.Value | None) -> bool:

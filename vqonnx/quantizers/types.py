@@ -117,6 +117,29 @@ class QuantFormat(_Called):
         return Form(self.name)
 
 
+class VitisQuantFormat(_Called):
+    """How it is written for AMD's NPU; the names of Vitis AI's vai_q_onnx."""
+
+    QDQ = 2
+    FixNeuron = 3
+
+    @property
+    def form(self) -> Form:
+        """The core's name of the form."""
+        return Form(self.name)
+
+
+def written_form(quant_format: object) -> Form:
+    """The form that a member of ``QuantFormat`` or ``VitisQuantFormat``, or its name, stands for.
+
+    Raises:
+        OptionError: It is none.
+    """
+    name = str(getattr(quant_format, "name", quant_format)).lower()
+    kind = VitisQuantFormat if name == VitisQuantFormat.FixNeuron.name.lower() else QuantFormat
+    return kind.of(quant_format).form
+
+
 class QuantizationMode(_Called):
     """Dynamic (integer operators) or static (linear operators) quantization."""
 

@@ -1,4 +1,4 @@
-"""The classes behind AMD's NPU: ``VitisQDQQuantizer`` and ``VitisONNXQuantizer``."""
+"""The classes behind AMD's NPU: ``VitisQDQQuantizer``, ``VitisFixNeuronQuantizer``, ``VitisONNXQuantizer``."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from vqonnx.core.granularity import PerAxis, PerTensor
 from vqonnx.core.spec import RangeMethod
-from vqonnx.core.target import Target
+from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.planning.rules import Pattern
 from vqonnx.quantizers.base import BaseQuantizer, Names
@@ -218,6 +218,16 @@ class VitisQDQQuantizer(_VitisMethods, QDQQuantizer):
             quantized_tensor_type=quantized_tensor_type,
         )
         self.mode, self.static = check_static(type(self).__name__, mode, static)
+
+
+class VitisFixNeuronQuantizer(VitisQDQQuantizer):
+    """Writes what ``VitisQDQQuantizer`` does, with one FixNeuron for each pair: ``VitisQuantFormat.FixNeuron``.
+
+    Vitis AI's compiler reads it with int8; types are signed integers with one scale a tensor, a power of two.
+    """
+
+    form: ClassVar[Form] = Form.FIX_NEURON
+    target: ClassVar[Target | str] = "vitis-npu-cnn"
 
 
 class VitisONNXQuantizer(_VitisMethods, ONNXQuantizer):

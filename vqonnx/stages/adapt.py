@@ -68,6 +68,11 @@ class Adaptation:
     simulation: DpuSimulation | None = None
 
     @property
+    def changes_border(self) -> bool:
+        """Whether types, sizes or layout of what users feed and read, or the opset, are to change."""
+        return bool(self.half_to_float or self.opset or self.sizes or self.channels_last)
+
+    @property
     def is_exact(self) -> bool:
         """Whether the model's outputs stay what they are."""
         return not self.relus and self.simulation is None
@@ -80,7 +85,7 @@ def adapt_border(model: ir.Model, options: Adaptation) -> None:
         ModelError: The model has a form that cannot be changed so.
         OptionError: A name or size does not fit the model.
     """
-    if not (options.half_to_float or options.opset or options.sizes or options.channels_last):
+    if not options.changes_border:
         return
     ensure_unique_names(model)
     infer_shapes(model)

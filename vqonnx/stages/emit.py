@@ -19,6 +19,7 @@ TARGET_KEY = "vqonnx.target"
 
 EMITTERS: Mapping[Form, Callable[[ir.Model, Plan, Solutions], None]] = {
     Form.QDQ: emit_qdq,
+    Form.FIX_NEURON: emit_qdq,
     Form.QOPERATOR: emit_qoperator,
 }
 """Each rewrites a private model in place."""

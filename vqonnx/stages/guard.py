@@ -60,6 +60,6 @@ def _left(
     # What was only moved is not measured again: its values are those of its group.
     statistic = statistics.get(tensor.tensor, statistics.get(plan.tensors[tensor.group].tensor))
     params: QuantParams = solutions.params(scaled_like)
-    if not isinstance(statistic, Histogram) or params.scale.ndim:
+    if not isinstance(statistic, Histogram) or params.scale.ndim or not params.spec.has_scale:
         return float("inf")
     return quantization_sqnr(statistic.as_bins(), params, _BULK)

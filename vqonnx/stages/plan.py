@@ -13,6 +13,7 @@ from vqonnx.graph.facts import linear_add, operator_key
 from vqonnx.graph.walk import control_flow_nodes, holds_control_flow, only_reader, subgraphs, values_by_name
 from vqonnx.planning.assign import assign
 from vqonnx.planning.eligible import candidates, has_float_edge
+from vqonnx.planning.fix_neurons import check_fix_neurons
 from vqonnx.planning.kernels import check_kernels
 from vqonnx.planning.layer_types import types_by_node
 from vqonnx.planning.listed import ListedPartition, listed_candidates
@@ -83,8 +84,11 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         peer_layout=target.as_given,
         half_step_clips=target.as_given,
     )
-    own_bias = rules.own_bias if rules.form is Form.QDQ else None
-    return with_wide_biases(plan) if own_bias is None else with_own_bias_scales(plan, own_bias)
+    own_bias = rules.own_bias if rules.form.keeps_operators else None
+    plan = with_wide_biases(plan) if own_bias is None else with_own_bias_scales(plan, own_bias)
+    if plan.form is Form.FIX_NEURON:
+        check_fix_neurons(plan)
+    return plan
 
 
 def _above(target: Target, model: ir.Model) -> bool:

@@ -156,6 +156,7 @@ _OPS = {
     "MaxPool": replace(_MOVES, opset=12),
     "Resize": replace(_MOVES, opset=11),
 }  # fmt: skip
+_ANY_OPS = {**_OPS, "MatMul": replace(_OPS["MatMul"], activations=(0, 1), dynamic_weight=True)}
 
 _INTEGERS: dict[str, tuple[str, ...]] = {"uint8": (), "int8": ()}
 _WEIGHTS = {"uint8": ("int8", "uint8"), "int8": ("int8",)}
@@ -189,8 +190,8 @@ VITIS = Target(
     per_channel=False,
     everything=True,
     family="vitis",
-    ops={**_OPS, "MatMul": replace(_OPS["MatMul"], activations=(0, 1), dynamic_weight=True)},
-    other_ops={Form.QOPERATOR: _QOPERATOR},
+    ops=_ANY_OPS,
+    other_ops={Form.QOPERATOR: _QOPERATOR, Form.FIX_NEURON: _ANY_OPS},
     sources=_SOURCES,
 )
 
@@ -203,6 +204,7 @@ VITIS_NPU_CNN = replace(
     own_bias=_POWER,
     positions=NPU_RULES,
     ops=_OPS,
+    other_ops={Form.QOPERATOR: _QOPERATOR, Form.FIX_NEURON: _OPS},
 )
 
 VITIS_NPU_TRANSFORMER = replace(
