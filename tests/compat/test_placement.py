@@ -9,7 +9,7 @@ import pytest
 from onnx import parser
 
 import vqonnx.compat as compat
-from tests.compat.test_quantize import nodes
+from tests.compat.test_quantize import PRODUCTS, SHAPES, Reader, array, model, nodes
 from tests.emitters.dynamic_models import embedding
 from vqonnx.runtime.session import open_session
 
@@ -74,3 +74,24 @@ def test_symmetric_activations_keep_a_clip_between_pairs(tmp_path: Path, symmetr
     assert (found["Clip"], found["QuantizeLinear"]) == ((1, 3) if symmetric else (0, 2))
     real, given = (open_session(tmp_path / name).run(None, feed)[0] for name in ("f.onnx", "q.onnx"))
     np.testing.assert_allclose(given, real, atol=0.02)
+
+
+def test_float8_weights_spread_as_codes_do_and_biases_stay_float_behind_a_cast(tmp_path: Path) -> None:
+    kind = compat.QuantType.QFLOAT8E4M3FN
+    distribution = compat.CalibrationMethod.Distribution
+    compat.quantize_static(
+        model(PRODUCTS),
+        tmp_path / "q.onnx",
+        Reader(SHAPES[PRODUCTS]),
+        activation_type=kind,
+        weight_type=kind,
+        calibrate_method=distribution,
+    )
+    made = onnx.load(tmp_path / "q.onnx")
+    assert nodes(made)["Cast"] == 1
+    assert array(made, "v_scale") == pytest.approx(array(model(PRODUCTS), "v").std() / 100.057, rel=1e-4)
+    assert sorted(one.name for one in made.graph.initializer if one.name.startswith("v")) == [
+        "v_quantized",
+        "v_scale",
+        "v_zero_point",
+    ]

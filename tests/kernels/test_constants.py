@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vqonnx.core.granularity import PerAxis, PerTensor
-from vqonnx.core.qtype import INT4, INT8
+from vqonnx.core.qtype import FLOAT8E4M3FN, INT4, INT8
 from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.errors import OptionError, QuantRangeError
 from vqonnx.kernels.affine import affine_params, block_ranges, dequantize, quantize
@@ -33,6 +33,16 @@ def test_other_methods_choose_for_each_channel(method):
         row = np.ascontiguousarray(weight()[:, channel])
         low, high = choose_range(method, histogram_of(row), S8, RangeOptions(percentile=99))
         assert params.scale[channel] == affine_params(low, high, S8).scale
+
+
+def test_small_floats_spread_as_the_elements_of_each_channel_do():
+    spec = QuantSpec(qtype=FLOAT8E4M3FN, symmetric=True, granularity=PerAxis(1))
+    codes = np.arange(256, dtype=np.uint8).view(FLOAT8E4M3FN.dtype).astype(np.float64)
+    wanted = weight().astype(np.float64).std(axis=(0, 2)) / codes[np.isfinite(codes)].std()
+    params = constant_params(weight(), spec, RangeMethod.DISTRIBUTION)
+    np.testing.assert_allclose(params.scale, wanted, rtol=1e-5)
+    with pytest.raises(OptionError, match="fits the codes of float types"):
+        constant_params(weight(), PER_CHANNEL, RangeMethod.DISTRIBUTION)
 
 
 def test_least_squared_error_on_powers_of_two_is_exact():

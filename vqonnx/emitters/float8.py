@@ -55,7 +55,7 @@ def _lowest(node: ir.Node, codes: ir.Value | None) -> float | None:
 
 def _max(model: ir.Model, names: NameAllocator, value: ir.Value, lowest: float) -> ir.Node:
     dtype = (value.dtype or ir.DataType.FLOAT).numpy()
-    constant = add_initializer(model.graph, names.unique(f"{value.name}_lowest"), np.asarray(lowest, dtype))
+    constant = add_initializer(model.graph, names.unique(f"lowest_{value.name}"), np.asarray(lowest, dtype))
     node = make_node(names, "Max", [value, constant], name=f"{value.name}_Max", outputs=[f"{value.name}_Max_Output"])
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
     return node

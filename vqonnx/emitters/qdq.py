@@ -155,7 +155,7 @@ class _QdqEmitter:
             return
         if tensor.spec.has_scale:
             node = self._affine.dequantize(tensor.key, codes, like)
-        elif codes.dtype == like.dtype:
+        elif codes.dtype == like.dtype and not self._plan.peer_layout:
             self._rewire(uses, codes)
             return
         else:

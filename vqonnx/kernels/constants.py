@@ -7,10 +7,10 @@ from vqonnx.core.granularity import Array
 from vqonnx.core.params import QuantParams
 from vqonnx.core.spec import QuantSpec, RangeMethod, ScaleGrid
 from vqonnx.kernels.affine import affine_params, block_ranges, rows
-from vqonnx.kernels.bins import Bins
-from vqonnx.kernels.histogram import bin_exponent, bin_range, count_bins, min_max
+from vqonnx.kernels.bins import Bins, Range
+from vqonnx.kernels.histogram import bin_exponent, bin_range, count_bins, min_max, moments
 from vqonnx.kernels.positions import least_error_params
-from vqonnx.kernels.ranges import RangeOptions, choose_range
+from vqonnx.kernels.ranges import RangeOptions, choose_range, distribution_range
 
 _BINS = 2048
 
@@ -25,7 +25,8 @@ def constant_params(
     """Scale and zero point of each block of a constant.
 
     The range of ``MIN_MAX`` is all of a block; that of ``MSE`` on powers of two leaves the least squared error of all
-    positions near the covering one, computed exactly; other methods choose from a histogram of each block.
+    positions near the covering one, computed exactly; that of ``DISTRIBUTION`` follows from its deviation; other
+    methods choose from a histogram of each block.
 
     Args:
         values: Any shape.
@@ -43,9 +44,15 @@ def constant_params(
         return affine_params(*ends, spec, dtype)
     if method is RangeMethod.MSE and spec.grid is ScaleGrid.POWER_OF_TWO:
         return least_error_params(values, spec, dtype)
-    chosen = [choose_range(method, histogram_of(row), spec, options) for row in rows(values, spec.granularity)]
+    chosen = [_range(row, spec, method, options) for row in rows(values, spec.granularity)]
     low, high = (np.reshape(side, ends[0].shape) for side in zip(*chosen, strict=True))
     return affine_params(low, high, spec, dtype)
+
+
+def _range(row: Array, spec: QuantSpec, method: RangeMethod, options: RangeOptions) -> Range:
+    if method is RangeMethod.DISTRIBUTION:
+        return distribution_range(moments(row), spec)
+    return choose_range(method, histogram_of(row), spec, options)
 
 
 def histogram_of(x: Array, bins: int = _BINS) -> Bins:

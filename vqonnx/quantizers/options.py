@@ -139,8 +139,7 @@ class QuantizerOptions:
             rules=rules,
             methods=methods,
             ranges=ranges,
-            weight_method=vitis.weight_method
-            or (RangeMethod.MSE if grid is ScaleGrid.POWER_OF_TWO else RangeMethod.MIN_MAX),
+            weight_method=vitis.weight_method or _weight_method(device, rules.weight),
             moving_average=extra.calib_moving_average_constant,
             grow_weight_scale=not extra.qdq_disable_weight_adjust_for_int32_bias,
             adaptation=vitis.adaptation_for(device) if device.family == "vitis" else Adaptation(),
@@ -228,6 +227,14 @@ def _activation_spec(target: Target, asked: object, extra: ExtraOptions) -> Quan
     if asked is not None:
         spec = with_qtype(spec, QuantType.of(asked).qtype)
     return spec if extra.activation_symmetric is None else replace(spec, symmetric=extra.activation_symmetric)
+
+
+def _weight_method(target: Target, weight: QuantSpec) -> RangeMethod:
+    """How the ranges of weights are chosen where the user does not say it; the peer lets float8 ones spread."""
+    if weight.grid is ScaleGrid.POWER_OF_TWO:
+        return RangeMethod.MSE
+    spreads = target.as_given and weight.qtype.kind is Kind.FLOAT and weight.has_scale
+    return RangeMethod.DISTRIBUTION if spreads else RangeMethod.MIN_MAX
 
 
 def _weight_spec(
