@@ -198,3 +198,16 @@ def test_stored_codes_stay_and_the_rest_is_completed(
     onnx.save(made, tmp_path / "float.onnx")
     given, expected = (open_session(tmp_path / name).run(None, feed)[0] for name in ("q.onnx", "float.onnx"))
     assert np.abs(given - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_clip_that_gave_zeros_alone_keeps_its_bounds(tmp_path: Path) -> None:
+    text = CONV.replace("s = Sigmoid (x)", "s = Sigmoid (x) c = Conv (s, w, b)").replace(
+        "Conv (s, w, b)\n    }", "Clip (c, l, h)\n    }"
+    )
+    dead = {"w": -np.ones((3, 2, 1, 1), np.float32), "b": np.zeros(3, np.float32)}
+    ends = {"l": np.array(0, np.float32), "h": np.array(0.5, np.float32)}
+    result = quantized(tmp_path, model(text, {**dead, **ends}))
+    assert "Clip" not in operators(result)
+    found = initializers(result)
+    np.testing.assert_allclose(numpy_helper.to_array(found["y_scale"]), 0.5 / 255, rtol=1e-6)
+    assert numpy_helper.to_array(found["y_zero_point"]) == 0

@@ -34,6 +34,7 @@ class TensorPlan:
         spec: Type, symmetry, granularity.
         method: How the range follows from the statistics; None for constants and fixed ranges.
         bounds: Range (low, high) given by the operator or the user, instead of a measured one.
+        if_dead: Range instead of a measured one that holds nothing but 0.
         fixed: (scale, zero point) given by the user.
         group: Key of the tensor whose parameters this one shares (data movers, Concat …); its own otherwise.
         converted_from: Key of the form that this one is converted from (QuantizeLinear on its dequantized value).
@@ -49,6 +50,7 @@ class TensorPlan:
     spec: QuantSpec
     method: RangeMethod | None = None
     bounds: tuple[float, float] | None = None
+    if_dead: tuple[float, float] | None = None
     fixed: tuple[npt.NDArray[np.floating], npt.NDArray[np.generic]] | None = None
     group: str = ""
     converted_from: str | None = None

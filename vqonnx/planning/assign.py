@@ -13,7 +13,8 @@ from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Form, Kernel
 from vqonnx.errors import UnsupportedOptionError
 from vqonnx.graph.facts import int_attribute
-from vqonnx.graph.walk import constant, constant_tensor, is_float
+from vqonnx.graph.walk import constant_tensor, is_float
+from vqonnx.planning.bounds import known_bounds, range_if_dead
 from vqonnx.planning.eligible import Candidate
 from vqonnx.planning.forms import form_of, override_error
 from vqonnx.planning.layer_types import TensorTypes, summed_axis
@@ -141,7 +142,8 @@ def _converted(work: Assignment, key: str, spec: QuantSpec, override: Override |
     original = work.tensors[key]
     form = form_of(original.tensor, Role.ACTIVATION, spec, override)
     if form.bounds is None and form.fixed is None:
-        form = replace(form, bounds=original.bounds, method=None if original.bounds else work.rules.method)
+        method = None if original.bounds else work.rules.method
+        form = replace(form, bounds=original.bounds, method=method, if_dead=original.if_dead)
     return _add(work, replace(form, key=f"{original.tensor}_{form.spec.qtype.name}", converted_from=key))
 
 
@@ -155,23 +157,10 @@ def _activation(work: Assignment, value: ir.Value, wanted: QuantSpec | None = No
     form = stored_form(value, work.rules) or form_of(name, Role.ACTIVATION, spec, work.rules.overrides.get(name))
     if form.bounds is None and form.fixed is None:
         maker = work.partition.maker(value)
-        bounds = _known_bounds(work, maker) if maker is not None else None
-        form = replace(form, bounds=bounds, method=None if bounds else work.rules.method)
+        bounds, method = known_bounds(maker, work.rules), work.rules.method
+        form = replace(form, bounds=bounds, method=None if bounds else method, if_dead=range_if_dead(maker))
     work.activations[name, spec] = _add(work, form)
     return work.activations[name, spec]
-
-
-def _known_bounds(work: Assignment, maker: Candidate) -> tuple[float, float] | None:
-    """The range of what a node computes: that of its operator, or of the constants that it looks values up in."""
-    if maker.node.op_type == "Sigmoid" and work.rules.sigmoid_256 and work.rules.form is Form.QOPERATOR:
-        return 0.0, 255 / 256
-    if maker.support.kernel is not Kernel.MOVES:
-        return maker.support.output_bounds
-    tables = [constant(maker.input(index)) for index in maker.activations()]
-    known = [table for table in tables if table is not None and table.size]
-    if not known or len(known) < len(tables):
-        return None
-    return min(float(table.min()) for table in known), max(float(table.max()) for table in known)
 
 
 def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | None:

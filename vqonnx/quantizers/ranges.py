@@ -108,6 +108,8 @@ def _range_of(tensor: TensorPlan, ranges: Mapping[str, object], rules: RangeRule
             option="tensors_range",
         )
     low, high = _read(ranges[tensor.tensor], tensor, rules)
+    if low == high == 0 and tensor.if_dead is not None:
+        low, high = tensor.if_dead
     if rules.symmetric:
         low, high = min(low, -high), max(high, -low)
     if low <= high:  # else an error, told where the scale is made
