@@ -10,7 +10,7 @@ from vqonnx.core.granularity import PerAxis, PerBlock, PerTensor
 from vqonnx.core.plan import NodePlan, Role, TensorPlan
 from vqonnx.core.qtype import INT32, Kind
 from vqonnx.core.spec import QuantSpec
-from vqonnx.core.target import Form, Kernel
+from vqonnx.core.target import Kernel
 from vqonnx.errors import UnsupportedOptionError
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.walk import constant_tensor, is_float
