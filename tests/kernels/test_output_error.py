@@ -12,10 +12,8 @@ from vqonnx.kernels.affine import affine_params
 from vqonnx.kernels.output_error import (
     Candidates,
     Product,
-    moment_errors,
     sample_errors,
     search_positions,
-    second_moment,
 )
 from vqonnx.kernels.positions import CANDIDATES, least_error_params
 from vqonnx.kernels.scale_grid import position_of
@@ -113,21 +111,6 @@ def test_of_equal_errors_the_first_candidate_wins():
     choice = search_positions(product, np.ones((1, 4, 3)), np.zeros((1, 4, 2)), Candidates.around(product))
     assert (choice.weight, choice.bias, choice.output, choice.error) == (6, None, None, 0)
     assert Candidates.around(product).weight == tuple(6 + step for step in CANDIDATES)
-
-
-@settings(max_examples=20)
-@given(seed=st.integers(0, 2**16), groups=st.sampled_from([1, 4]), bias=st.booleans())
-def test_moments_give_the_errors_of_all_samples(seed, groups, bias):
-    product, x, wanted = layer(np.random.default_rng(seed), groups, clip=False, bias=bias, output=False)
-    candidates = Candidates.around(product)
-    from_samples = sample_errors(product, x, wanted, candidates)[..., 0]
-    np.testing.assert_allclose(moment_errors(product, second_moment(x), candidates), from_samples, rtol=1e-3, atol=1e-7)
-
-
-def test_moments_of_parts_are_averaged(rng):
-    x = rng.normal(size=(2, 8, 3))
-    whole = (second_moment(x[:, :2]) * 2 + second_moment(x[:, 2:]) * 6) / 8
-    np.testing.assert_allclose(whole, second_moment(x))
 
 
 def test_shapes_that_do_not_belong_together_are_refused(rng):

@@ -16,7 +16,6 @@ from vqonnx.kernels.scale_grid import (
     at_position,
     covering_position,
     fixed_point,
-    nearest_position,
     on_grid,
     position_of,
     scale_at,
@@ -39,23 +38,6 @@ SPECS = st.builds(
 def test_the_covering_position_is_the_largest_that_covers(step):
     position = int(covering_position(step))
     assert Fraction(2) ** -position >= Fraction(step) > Fraction(2) ** -(position + 1)
-
-
-@given(STEPS)
-def test_the_nearest_position_is_the_nearest_in_octaves(step):
-    position = int(nearest_position(step))
-    assert abs(math.log2(step) + position) <= 0.5 + 1e-12
-    assert int(covering_position(step)) in (position, position - 1)
-
-
-def test_the_nearest_position_can_overflow_and_the_covering_one_cannot():
-    step = 1.4 / 127
-    assert scale_at(nearest_position(step)) * 127 < 1.4 <= scale_at(covering_position(step)) * 127
-
-
-@pytest.mark.parametrize(("step", "position"), [(0.0, 127), (math.inf, -127)])
-def test_a_step_beyond_every_scale_has_the_outermost_position(step, position):
-    assert nearest_position(step) == position
 
 
 @given(st.integers(-120, 120))

@@ -133,32 +133,5 @@ def sample_errors(product: Product, inputs: FloatArray, wanted: FloatArray, cand
     return errors
 
 
-def second_moment(inputs: FloatArray) -> F64:
-    """Mean of [x, 1] [x, 1]^T over the rows of inputs [G, n, K]: float64 [G, K + 1, K + 1]."""
-    wide = np.concatenate([inputs.astype(np.float64), np.ones((*inputs.shape[:2], 1))], axis=2)
-    mean: F64 = wide.transpose(0, 2, 1) @ wide / inputs.shape[1]
-    return mean
-
-
-def moment_errors(product: Product, moment: F64, candidates: Candidates) -> F64:
-    """Mean squared error of the sums x W^T + b, before activation and output, [weights, biases].
-
-    Args:
-        product: The layer.
-        moment: ``second_moment`` of its inputs, [G, K + 1, K + 1]; that of any number of samples.
-        candidates: Positions to try; those of the output do not matter.
-    """
-    errors: F64 = np.empty((len(candidates.weight), len(candidates.bias)))
-    exact = product.bias_at(None)
-    for w, weight in enumerate(candidates.weight):
-        change = product.weight_at(weight).astype(np.float64) - product.weight
-        for b, bias in enumerate(candidates.bias):
-            shift = product.bias_at(bias).astype(np.float64) - exact
-            whole = np.concatenate([change, shift[..., None]], axis=2)
-            errors[w, b] = np.einsum("gok,gkl,gol->", whole, moment, whole, optimize=True)
-    outputs = product.weight.shape[0] * product.weight.shape[1]
-    return np.asarray(errors / outputs)
-
-
 def _rounded(values: FloatArray, params: QuantParams) -> F32:
     return dequantize(quantize(values, params), params).astype(np.float32)

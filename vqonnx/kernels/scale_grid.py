@@ -1,9 +1,9 @@
 """The values that a scale may take: powers of two, 2^-position, and fixed-point numbers M * 2^-N.
 
 A position is the number of fractional bits: codes of position 5 are multiples of 1/32. Rounding a scale up to the
-next power of two covers the whole range; rounding to the nearest can clip it by up to a factor of sqrt(2). What goes
-through ``on_grid`` (and so ``affine_params``, every range method and every constant) covers; ``nearest_position`` is
-what AMD's tools call "NonOverflow" and is only where their searches start.
+next power of two covers the whole range; rounding to the nearest, which AMD's tools call "NonOverflow", can clip it by
+up to a factor of sqrt(2). What goes through ``on_grid`` (and so ``affine_params``, every range method and every
+constant) covers.
 """
 
 from dataclasses import replace
@@ -30,7 +30,6 @@ LARGEST_SHIFT = 16
 """N of an M * 2^-N scale."""
 LARGEST_POSITION = 126
 """Of a float32 scale that is a normal number."""
-_OCTAVES = 127
 
 
 def on_grid(step: npt.ArrayLike, grid: ScaleGrid) -> F64:
@@ -57,12 +56,6 @@ def covering_position(step: npt.ArrayLike) -> I64:
     """The largest position whose scale is not below the (positive) step: nothing in the step's range is clipped."""
     mantissa, exponent = np.frexp(np.asarray(step, np.float64))
     return np.where(mantissa == 0.5, 1, 0).astype(np.int64) - exponent.astype(np.int64)
-
-
-def nearest_position(step: npt.ArrayLike) -> I64:
-    """round(-log2 step), half to even, of the step clamped to 2^-127 … 2^127; may clip by up to sqrt(2)."""
-    log = np.log2(np.clip(np.asarray(step, np.float64), 2.0**-_OCTAVES, 2.0**_OCTAVES))
-    return np.rint(-log).astype(np.int64)
 
 
 def position_of(scale: npt.ArrayLike) -> I64:

@@ -106,15 +106,6 @@ def slice_channels(blocks: QuantizedBlocks, start: int, stop: int) -> QuantizedB
     )
 
 
-def packed_rows(blocks: QuantizedBlocks) -> U8:
-    """The codes as rows without the padding of the last block, uint8 [N, ceil(K * bits / 8)].
-
-    These are the data that com.microsoft.GatherBlockQuantized reads from a table [N, K] whose last axis is quantized
-    (``quantize_axis`` 1, ``gather_axis`` 0); scales and zero points are the same as MatMulNBits'.
-    """
-    return blocks.codes.reshape(blocks.out_features, -1)[:, : packed_bytes(blocks.in_features, blocks.bits)]
-
-
 def to_k_major(blocks: QuantizedBlocks) -> KMajorBlocks:
     """The same codes for DequantizeLinear: signed without zero points where symmetric, else unsigned with them."""
     return KMajorBlocks(
