@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from vqonnx.calibration.feeds import Feed
-from vqonnx.calibration.model import element_count, exposing, observable_values
+from vqonnx.calibration.model import element_count, observable_values
+from vqonnx.calibration.trips import opened
+from vqonnx.runtime.blocked import outputs_of
 from vqonnx.runtime.session import open_session
 
 _BYTES_OF_UNKNOWN = 4  # float32, the type of nearly all activations
@@ -18,9 +20,10 @@ def tensor_bytes(model: ir.Model, names: Sequence[str], feed: Feed) -> dict[str,
     sizes = declared_bytes(model, names, feed)
     unknown = [name for name, size in sizes.items() if size is None]
     if unknown:
-        counts = open_session(exposing(model, unknown, sizes=True)).run(None, dict(feed))
+        counts = opened(model, unknown, lambda exposed: outputs_of(open_session(exposed)), sizes=True).run(feed)
         sizes |= {
-            n: math.ceil(int(count) * _element_bytes(values[n])) for n, count in zip(unknown, counts, strict=True)
+            n: math.ceil(int(count) * _element_bytes(values[n]))
+            for n, count in zip(unknown, counts.values(), strict=True)
         }
     return {name: size or 0 for name, size in sizes.items()}
 

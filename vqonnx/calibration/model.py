@@ -74,16 +74,16 @@ def refuse_unobservable(model: ir.Model, names: Iterable[str]) -> None:
         raise OptionError(f"cannot observe {name!r}: it {fact}. Leave it out of what is observed", option="wanted")
 
 
-def exposing(model: ir.Model, names: Sequence[str], *, sizes: bool = False) -> ir.Model:
+def exposing(model: ir.Model, names: Sequence[str], *, sizes: bool = False, stacked: bool = False) -> ir.Model:
     """A copy of ``model``, weights shared, whose outputs are the tensors ``names``, or just their element counts.
 
-    Nodes that none of them needs are left out.
+    Nodes that none of them needs are left out. ``stacked``: see ``graph.lift.lift``.
     """
     copy = load(model)
     known = observable_values(copy, bodies=True)
     inner = [value for name in names if (value := known[name]).graph is not copy.graph]
     if inner:
-        lift(copy, inner)
+        lift(copy, inner, stacked=stacked)
         known = observable_values(copy)
     values = [known[name] for name in names]
     if sizes:

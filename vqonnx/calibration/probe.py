@@ -13,6 +13,7 @@ import numpy as np
 from vqonnx.calibration.feeds import Array, Feed
 from vqonnx.calibration.statistics import Statistic
 from vqonnx.calibration.survey import Span, Survey, Surveyor
+from vqonnx.calibration.trips import TripOutputs
 from vqonnx.errors import SampleError, VerificationError
 from vqonnx.runtime.blocked import Outputs, outputs_of
 from vqonnx.runtime.session import open_session
@@ -35,7 +36,7 @@ class ModelFile:
     optimize: bool = True
 
 
-Source: TypeAlias = Outputs | ModelFile | None
+Source: TypeAlias = Outputs | TripOutputs | ModelFile | None
 """A model whose outputs are the wanted tensors; None when all of them are graph inputs."""
 
 

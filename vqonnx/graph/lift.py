@@ -5,6 +5,7 @@ these runs comes out as one vector; an empty one where its body was not run. Sha
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import control_flow_graphs, subgraphs
 
 _TRIP_AND_CONDITION = 2
+_Way: TypeAlias = Callable[[ir.Node, ir.Graph, ir.Value], ir.Value]
+"""What brings a vector out of the body of a node."""
 
 
 def holders(model: ir.Model) -> dict[ir.Graph, ir.Node]:
@@ -22,19 +25,21 @@ def holders(model: ir.Model) -> dict[ir.Graph, ir.Node]:
     return {body: node for graph in control_flow_graphs(model.graph) for node in graph for body in subgraphs(node)}
 
 
-def lift(model: ir.Model, values: Iterable[ir.Value]) -> None:
+def lift(model: ir.Model, values: Iterable[ir.Value], *, stacked: bool = False) -> None:
     """Let the main graph of a private model compute values of bodies too, in place.
 
     The vector of a value takes over its name; nobody reads it. ONNX operators of opset 13 and older are added:
     If, Loop and Scan get one output more a value, a Loop by a sequence that it carries, since what its trips give need
     not be of one size (Scan's must be). ONNX Runtime 1.31 copies the list of a sequence's tensors for each one that is
-    added: 18 ms in a Loop of 1000 trips, 0.4 s in one of 5000.
+    added, so that time grows with the square of the trips: 18 ms for 1000, 0.4 s for 5000. It stacks in line with them,
+    and fails at a trip that gives another size.
 
     Args:
         model: A model of opset 13 or newer.
         values: Float values of bodies; those inside functions, or bodies of other operators, cannot be reached.
+        stacked: Let Loops stack the values of their own bodies.
     """
-    lifting = _Lifting(model)
+    lifting = _Lifting(model, stacked=stacked)
     for value in values:
         lifting.lift(value)
 
@@ -42,10 +47,11 @@ def lift(model: ir.Model, values: Iterable[ir.Value]) -> None:
 class _Lifting:
     """The model being changed."""
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, stacked: bool) -> None:
         self._graph, self._names, self._holders = model.graph, NameAllocator.of(model), holders(model)
         self._constants: dict[str, ir.Value] = {}
-        self._out_of: Mapping[str, Callable[[ir.Node, ir.Graph, ir.Value], ir.Value]] = {
+        self._stacked = stacked
+        self._ways: Mapping[str, _Way] = {
             "If": self._out_of_if,
             "Loop": self._out_of_loop,
             "Scan": self._out_of_scan,
@@ -59,12 +65,18 @@ class _Lifting:
         lifted = self._row(value)
         graph.append(lifted)
         result = lifted.outputs[0]
+        if self._stacked and graph is not self._graph and self._holders[graph].op_type == "Loop":
+            result, graph = self._out_of(self._stack, graph, result)
         while graph is not self._graph:
-            holder = self._holders[graph]
-            result = self._out_of[holder.op_type](holder, graph, result)
-            graph = holder.graph
-            assert isinstance(graph, ir.Graph)
+            result, graph = self._out_of(self._ways[self._holders[graph].op_type], graph, result)
         result.name = name
+
+    def _out_of(self, way: _Way, graph: ir.Graph, row: ir.Value) -> tuple[ir.Value, ir.Graph]:
+        """A vector of a body as one of the graph around it, and that graph."""
+        holder = self._holders[graph]
+        outer = holder.graph
+        assert isinstance(outer, ir.Graph)
+        return way(holder, graph, row), outer
 
     def _row(self, value: ir.Value) -> ir.Node:
         """All elements of a value as a vector."""
@@ -102,11 +114,15 @@ class _Lifting:
         return joined.outputs[0]
 
     def _out_of_scan(self, holder: ir.Node, graph: ir.Graph, row: ir.Value) -> ir.Value:
-        graph.outputs.append(row)
         for name in ("scan_output_axes", "scan_output_directions"):
             if name in holder.attributes:
                 given = holder.attributes[name].as_ints()
                 holder.attributes[name] = ir.AttrInt64s(name, [*given, 0])
+        return self._stack(holder, graph, row)
+
+    def _stack(self, holder: ir.Node, graph: ir.Graph, row: ir.Value) -> ir.Value:
+        """By an output of a Loop or Scan that stacks what its runs give."""
+        graph.outputs.append(row)
         rows = self._new_output(holder, row)
         rows.shape = ir.Shape([None, None])
         joined = self._row(rows)

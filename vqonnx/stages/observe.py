@@ -22,13 +22,14 @@ from vqonnx.calibration.statistics import Statistic, empty_statistic
 from vqonnx.calibration.statistics.base import Unordered
 from vqonnx.calibration.store import CacheKey, Partial, load_statistics, save_statistics
 from vqonnx.calibration.survey import Span
+from vqonnx.calibration.trips import opened
 from vqonnx.core.spec import RangeMethod
 from vqonnx.errors import OptionError, SampleError
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.io import save
 from vqonnx.kernels.parallel import processors
 from vqonnx.progress import Progress, silent
-from vqonnx.runtime.blocked import open_blocked, outputs_of
+from vqonnx.runtime.blocked import Outputs, open_blocked, outputs_of
 from vqonnx.runtime.session import open_session
 from vqonnx.stages.broken_weights import weights_blamed
 
@@ -199,20 +200,22 @@ def _source(
     made = [name for name in wanted if name not in given]
     if not made:
         return None
-    exposed = exposing(model, made)
     threads = 1 if options.providers == _CPU else None
     if options.executor is None or isinstance(options.executor, ThreadPoolExecutor):
         free = [name for name in made if isinstance(wanted[name], Unordered)]
-        blocked = None
-        if free and samples >= _BLOCKED_FROM and options.providers == _CPU and options.optimize:
-            blocked = open_blocked(exposed, free, threads=threads)
-        return blocked or outputs_of(
-            open_session(exposed, providers=options.providers, threads=threads, optimize=options.optimize)
-        )
+        may_block = free and samples >= _BLOCKED_FROM and options.providers == _CPU and options.optimize
+
+        def open_outputs(exposed: ir.Model) -> Outputs:
+            blocked = open_blocked(exposed, free, threads=threads) if may_block else None
+            return blocked or outputs_of(
+                open_session(exposed, providers=options.providers, threads=threads, optimize=options.optimize)
+            )
+
+        return opened(model, made, open_outputs)
     # Workers may still hold the file when the folder goes.
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vqonnx-", ignore_cleanup_errors=True))
     path = Path(folder) / "model.onnx"
-    save(exposed, path)
+    save(exposing(model, made), path)
     return ModelFile(path, options.providers, threads, options.optimize)
 
 
