@@ -211,3 +211,27 @@ def test_a_clip_that_gave_zeros_alone_keeps_its_bounds(tmp_path: Path) -> None:
     found = initializers(result)
     np.testing.assert_allclose(numpy_helper.to_array(found["y_scale"]), 0.5 / 255, rtol=1e-6)
     assert numpy_helper.to_array(found["y_zero_point"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("element", "reduce_range", "codes", "steps", "zero"),
+    [
+        (QuantType.QInt4, False, (-8, 7), 15, 0),
+        (QuantType.QInt4, True, (-8, 7), 7, 0),
+        (QuantType.QUInt4, True, (0, 15), 7, 4),
+        (QuantType.QInt8, False, (-128, 127), 254, 0),
+        (QuantType.QUInt8, True, (0, 255), 127, 64),
+    ],
+)
+def test_symmetric_weights_are_spread_and_saturate_as_by_the_peer(
+    tmp_path: Path, element: QuantType, reduce_range: bool, codes: tuple[int, int], steps: int, zero: int
+) -> None:
+    made = conv()
+    weight = numpy_helper.to_array(initializers(made)["w"])
+    options = {"per_channel": True, "reduce_range": reduce_range, "weight_type": element}
+    found = initializers(quantized(tmp_path, made, **options))
+    scale = (2 * np.abs(weight).max(axis=(1, 2, 3)).astype(np.float64) / steps).astype(np.float32)
+    expected = np.clip(np.rint(weight / scale.reshape(-1, 1, 1, 1)) + zero, *codes)
+    np.testing.assert_array_equal(numpy_helper.to_array(found["w_scale"]), scale)
+    np.testing.assert_array_equal(numpy_helper.to_array(found["w_zero_point"]).astype(int), zero)
+    np.testing.assert_array_equal(numpy_helper.to_array(found["w_quantized"]).astype(int), expected)

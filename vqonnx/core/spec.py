@@ -41,6 +41,8 @@ class QuantSpec:
         grid: The values that the scale may take.
         reduce_range: Use one bit less (int8 -64..64, uint8 0..127), for processors whose u8 x s8 dot
             product saturates in 16 bits (x86 without VNNI).
+        wide: Fill types below 8 bits as onnxruntime.quantization does, and let numbers saturate where the type ends:
+            symmetric int4 spreads [-a, a] over -8..7, so that steps are 2a/15, and a itself is half a step too small.
     """
 
     qtype: QType
@@ -48,6 +50,7 @@ class QuantSpec:
     granularity: Granularity = PerTensor()  # noqa: RUF009 - frozen and without state
     grid: ScaleGrid = ScaleGrid.FREE
     reduce_range: bool = False
+    wide: bool = False
 
     @property
     def has_scale(self) -> bool:
@@ -60,11 +63,22 @@ class QuantSpec:
         """Smallest code used; a symmetric signed type gives up its lowest (int8: -127), so that -x exists."""
         if self.reduce_range:
             return -(1 << (self.qtype.bits - 2)) if self.qtype.signed else 0
-        return -self.qtype.qmax if self.symmetric and self.qtype.signed else self.qtype.qmin
+        return -self.qtype.qmax if self.symmetric and self.qtype.signed and not self._is_filled else self.qtype.qmin
 
     @property
     def qmax(self) -> int:
         """Largest code used."""
         if self.reduce_range:
-            return 1 << (self.qtype.bits - 2) if self.qtype.signed else (1 << (self.qtype.bits - 1)) - 1
+            half = 1 << (self.qtype.bits - 2)
+            return half - self._is_filled if self.qtype.signed else 2 * half - 1
         return self.qtype.qmax
+
+    @property
+    def saturation(self) -> tuple[int, int]:
+        """The codes that numbers beyond the range get."""
+        return (self.qtype.qmin, self.qtype.qmax) if self.wide else (self.qmin, self.qmax)
+
+    @property
+    def _is_filled(self) -> bool:
+        """Whether a symmetric range is spread over all codes, of which one more lies below zero than above."""
+        return self.wide and self.qtype.bits < 8

@@ -153,7 +153,7 @@ def _codes(values: Array, scale: Array, zero_point: Array, spec: QuantSpec) -> A
     if spec.qtype.kind is Kind.FLOAT:
         return round_to_float(scaled, spec.qtype, saturate=True).astype(spec.qtype.dtype)
     exact = np.float32 if spec.qtype.bits <= _EXACT_BITS else np.float64
-    codes: Array = np.clip(np.rint(scaled) + zero_point.astype(exact), spec.qmin, spec.qmax).astype(spec.qtype.dtype)
+    codes: Array = np.clip(np.rint(scaled) + zero_point.astype(exact), *spec.saturation).astype(spec.qtype.dtype)
     return codes
 
 
