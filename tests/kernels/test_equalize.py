@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vqonnx.kernels.equalize import bias_shrinkage, channel_factors, column_shares, pair_factors, stem_factors
+from vqonnx.kernels.equalize import bias_shrinkage, channel_factors, column_shares, pair_factors
 
 SIZES = hnp.arrays(np.float64, 7, elements=st.sampled_from([0.0, 1e-30, 1e-3, 0.5, 1.0, 3.0, 17.0, 6e4]))
 SHARES = hnp.arrays(np.float64, 7, elements=st.sampled_from([0.0, 1e-3, 0.25, 0.9, 1.0]))
@@ -81,11 +81,6 @@ def test_pairs_along_a_chain_end_in_the_cube_root():
             ranges[first] *= factors
             ranges[first + 1] /= factors
     np.testing.assert_allclose(ranges, np.broadcast_to(wanted, (3, 5)), rtol=1e-6)
-
-
-def test_stems_come_up_to_the_largest_channel():
-    np.testing.assert_allclose(stem_factors(np.array([8.0, 4.0, 0.1, 0.0])), [1, 2, 16, 1])
-    np.testing.assert_array_equal(stem_factors(np.zeros(3)), 1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from models.build import Weights, build
 from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.io import load
 from vqonnx.graph.walk import constant, nodes, nodes_by_name
-from vqonnx.transforms.cross_layer import CrossLayerEqualization, equalize_layers, equalize_stems
+from vqonnx.transforms.cross_layer import CrossLayerEqualization, equalize_layers
 from vqonnx.transforms.shapes import infer_shapes
 
 DEFAULT = CrossLayerEqualization()
@@ -180,22 +180,8 @@ def test_overflow_leaves_all_as_it_is():
         np.testing.assert_array_equal(model.graph.initializers[name].const_value.numpy(), arrays[name])
 
 
-def test_stems_come_up_to_their_largest_channel(check):
-    def stems(model):
-        infer_shapes(model)
-        return equalize_stems(model)
-
-    changed = check(model_of(CHAIN), stems)
-    assert changed.count == 1
-    found = head_ranges(changed.model, "Conv_0")
-    before = head_ranges(load(model_of(CHAIN)), "Conv_0")
-    np.testing.assert_allclose(found, before * np.clip(before.max() / before, 1, 16), rtol=1e-5)
-    inside = CHAIN.replace("(x, a_w", "(x0, a_w").replace("  h =", "  x0 = Sigmoid (x)\n  h =")
-    assert check(model_of(inside), stems).count == 0
-
-
 def test_a_model_without_links(check):
     proto: onnx.ModelProto = build("g (float[N] x) => (float[N] y) { y = Relu (x) }")
     model = load(proto)
-    assert equalize_layers(model) == equalize_stems(model) == 0
+    assert equalize_layers(model) == 0
     assert [node.op_type for node in nodes(model)] == ["Relu"]

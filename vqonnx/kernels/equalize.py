@@ -1,7 +1,7 @@
 """How much to scale each channel of a tensor so that per-tensor codes serve all channels alike.
 
 By the ranges of the activation (``channel_factors``), or by those of the weights on either side alone
-(``pair_factors``, ``stem_factors``).
+(``pair_factors``).
 """
 
 import numpy as np
@@ -11,7 +11,6 @@ F64 = npt.NDArray[np.float64]
 
 _LIMIT = 20.0
 """How far a channel may leave the geometric mean, either way: a rare channel is not worth more."""
-_STEM_LIMIT = 16.0
 _SMALL_BIAS, _SMALL_BIAS_RATIO = 10.0, 20.0
 
 
@@ -81,21 +80,6 @@ def pair_factors(head: F64, tail: F64, *, least: float = 0.0) -> F64:
     factors = np.ones_like(head)
     live = (head > 0) & (tail > 0) & (head + tail >= least)
     factors[live] = np.sqrt(tail[live] / head[live])
-    return factors
-
-
-def stem_factors(head: F64) -> F64:
-    """Factors that bring small channels of a first layer up to the largest, at most 16 times.
-
-    Args:
-        head: [C], >= 0, largest magnitude in each output channel.
-
-    Returns:
-        [C], in [1, 16]; 1 for a channel of zeros.
-    """
-    factors = np.ones_like(head)
-    live = head > 0
-    factors[live] = np.clip(head.max(initial=0.0) / head[live], 1, _STEM_LIMIT)
     return factors
 
 

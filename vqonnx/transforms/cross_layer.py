@@ -14,7 +14,7 @@ from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.edit import add_initializer, make_node, replace_node
 from vqonnx.graph.facts import clip_bounds
 from vqonnx.graph.names import NameAllocator
-from vqonnx.kernels.equalize import bias_shrinkage, pair_factors, stem_factors
+from vqonnx.kernels.equalize import bias_shrinkage, pair_factors
 from vqonnx.transforms.layer_links import Link, Tail, layer_links
 from vqonnx.transforms.linear import Linear
 from vqonnx.transforms.weights import F64, set_constant, stored
@@ -81,21 +81,6 @@ def equalize_layers(model: ir.Model, options: CrossLayerEqualization = CrossLaye
         if moved < _STEADY:
             break
     return _apply(model, links, factors)
-
-
-def equalize_stems(model: ir.Model) -> int:
-    """Bring the small channels of layers that read a graph input up to the largest; return how many links changed.
-
-    Exact as ``equalize_layers`` is, and weighs the first layer's own codes alone: its input is the image, and its
-    range nobody can scale.
-    """
-    links = [link for link in layer_links(model.graph) if _reads_input(link.head.node)]
-    weights = _weights(links)
-    return _apply(model, links, [stem_factors(_head_range(link, weights)) for link in links])
-
-
-def _reads_input(node: ir.Node) -> bool:
-    return node.inputs[0] is not None and node.inputs[0].is_graph_input()
 
 
 _Weights = dict[ir.Node, F64]
