@@ -139,5 +139,6 @@ def _weight(device: Target, asked: object, reduce_range: bool | None, symmetric:
         qtype=qtype,
         symmetric=qtype.signed if symmetric is None else bool(symmetric),
         reduce_range=device.weight.reduce_range and qtype.signed,  # u8 x u8 products do not saturate in 16 bits
+        wide=device.weight.wide,
     )
     return spec if reduce_range is None else replace(spec, reduce_range=reduce_range)

@@ -61,6 +61,15 @@ def test_only_products_give_up_a_bit_where_pairs_saturate(target):
     assert not planned(made.product(), target=target, weight_type="QUInt8").weights["w"].spec.reduce_range
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_zero_point_that_channels_share_lies_in_the_middle(per_channel):
+    options = {"weight_type": "QUInt8", "per_channel": per_channel, "op_types_to_quantize": ["Conv", "LSTM"]}
+    for model in (made.convolution(), made.recurrent("LSTM")):
+        specs = [weight.spec for weight in planned(model, **options).weights.values()]
+        assert specs
+        assert all(spec.symmetric == per_channel for spec in specs)
+
+
 @pytest.mark.parametrize(
     ("text", "shapes", "reason"),
     [

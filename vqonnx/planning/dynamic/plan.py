@@ -54,8 +54,9 @@ class DynamicRules:
         types = next((self.kernels[form] for form in read_as if spec.qtype.name not in self.kernels[form]), None)
         if types is not None:
             qtype = QTYPES[types[0]]
-            spec = QuantSpec(qtype=qtype, symmetric=True, reduce_range=spec.reduce_range and qtype.signed)
-        if read_as & _ONE_ZERO_POINT:
+            reduced = spec.reduce_range and qtype.signed
+            spec = replace(spec, qtype=qtype, symmetric=True, reduce_range=reduced)
+        if read_as & _ONE_ZERO_POINT and self.per_channel:
             spec = replace(spec, symmetric=True)
         if read_as <= _NO_PRODUCT:
             spec = replace(spec, reduce_range=False)
