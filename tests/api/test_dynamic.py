@@ -213,11 +213,22 @@ def test_an_old_model_gets_the_opset_that_it_needs(tmp_path):
     assert onnx.load(tmp_path / "q.onnx").opset_import[0].version == 11
 
 
-def test_half_precision_models_keep_their_types(tmp_path):
-    weight = made.weights(w=(8, 4))["w"].astype(np.float16)
-    model = build("g (float16[m, 8] x) => (float16[m, 4] y) { y = MatMul(x, w) }", {"w": weight})
-    assert quantize(model, tmp_path / "q.onnx").quantized == {"MatMul": 1}
-    x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float16)
+HALF = {
+    "MatMul": ("g (float16[m, 8] x) => (float16[m, 4] y) { y = MatMul(x, w) }", (8, 4), (3, 8)),
+    "Conv": ("g (float16[m, 2, 5, 5] x) => (float16[m, 3, 5, 5] y) { y = Conv(x, w, b) }", (3, 2, 1, 1), (3, 2, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("op_type", [*HALF])
+def test_half_precision_models_keep_their_types(op_type, tmp_path):
+    text, shape, read = HALF[op_type]
+    weights = {name: array.astype(np.float16) for name, array in made.weights(w=shape, b=shape[:1]).items()}
+    model = build(text, weights if op_type == "Conv" else {"w": weights["w"]})
+    assert quantize(model, tmp_path / "q.onnx", op_types_to_quantize=[op_type]).quantized == {op_type: 1}
+    x = np.random.default_rng(0).standard_normal(read).astype(np.float16)
     (actual,) = run(onnx.load(tmp_path / "q.onnx"), {"x": x})
     assert actual.dtype == np.float16
-    np.testing.assert_allclose(actual, x.astype(float) @ weight, atol=0.05)
+    wide = {name: array.astype(float) for name, array in weights.items()}
+    expected = x @ wide["w"] if op_type == "MatMul" else np.einsum("oi,nihw->nohw", wide["w"][:, :, 0, 0], x)
+    expected += 0 if op_type == "MatMul" else wide["b"].reshape(-1, 1, 1)
+    np.testing.assert_allclose(actual, expected, atol=0.06)

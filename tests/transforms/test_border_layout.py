@@ -138,8 +138,8 @@ def test_what_passes_through_or_has_a_default_stays():
     ("name", "match"),
     [
         ("xx", r"'xx' is no input or output of the model \(did you mean 'x'.*Name one of x, v, u, y"),
-        ("v", r"cannot move the channels of 'v': it has rank 2"),
-        ("u", r"cannot move the channels of 'u': it has an unknown rank"),
+        ("v", r"so 'v' needs to be of rank >= 3; it has rank 2"),
+        ("u", r"so 'u' needs to be of rank >= 3; it has an unknown rank"),
     ],
 )
 def test_names_that_cannot_be_moved(name, match):

@@ -62,7 +62,7 @@ class PlannedModel(QuantizedTensors):
         return array
 
     def scale_dtype(self, name: str) -> np.dtype[np.generic]:
-        """float16 for a float16 tensor, else float32; float32 for a bias, whose scale float16 could not hold."""
+        """float16 for a float16 tensor, else float32; float32 for a bias that is to have the accumulator's scale."""
         tensor = self._tensor_plan(name)
         value = self._values.get(self._tensor_name(name))
         is_bias = tensor is not None and tensor.role is Role.BIAS

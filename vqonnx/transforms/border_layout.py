@@ -69,7 +69,7 @@ def _named(border: dict[str, ir.Value], name: str) -> ir.Value:
     if value.shape is None or len(value.shape) < _LEAST_RANK:
         rank = "an unknown rank" if value.shape is None else f"rank {len(value.shape)}"
         raise OptionError(
-            f"cannot move the channels of {name!r}: it has {rank}, and [N, C, ...] has 3 or more. Leave it out.",
+            f"channels move last in [N, C, ...], so {name!r} needs to be of rank >= 3; it has {rank}. Leave it out.",
             option=name,
         )
     return value

@@ -195,7 +195,7 @@ _EMBEDDED = {**dict.fromkeys((2, 3, 4), _leading(1)), **dict.fromkeys((5, 6), _l
 """Tables of words, positions and segments, gamma and beta."""
 _OPERATORS: Mapping[str, _Operator] = MappingProxyType(
     {
-        "Conv": _Operator(DynamicForm.CONV, {1: _leading(1)}, _conv),
+        "Conv": _Operator(DynamicForm.CONV, {1: _leading(1)}, _conv, _HALF_OR_SINGLE),
         "LSTM": _Operator(DynamicForm.LSTM, _RECURRENT, _gates),
         "GRU": _Operator(DynamicForm.DEQUANTIZED, _RECURRENT, _any),
         "RNN": _Operator(DynamicForm.DEQUANTIZED, _RECURRENT, _any),
