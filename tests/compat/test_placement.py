@@ -28,6 +28,13 @@ CLIPPED = """
         a = MatMul (x, w) y = Clip (a, low, high)
     }
 """
+PADDED = """
+    <ir_version: 8, opset_import: ["" : OPSET]>
+    g (float[1,2] x, float[1] f) => (float[1,4] y, float[1,2] a) <float[2,2] w = {1, -2, 3, 4}, float five = {5}> {
+        a = MatMul (x, w) PADS
+    }
+"""
+PADS_11 = 'p = Constant <value_ints = [0, 1, 0, 1]> () y = Pad <mode = "MODE"> (a, pFILL)'
 IDS = {"i": np.array([[1, 4, 2]], np.int32), "k": np.array([[0, 1, 1]], np.int32)}
 
 
@@ -95,3 +102,37 @@ def test_float8_weights_spread_as_codes_do_and_biases_stay_float_behind_a_cast(t
         "v_scale",
         "v_zero_point",
     ]
+
+
+def padded(opset: int, pads: str) -> onnx.ModelProto:
+    return parser.parse_model(PADDED.replace("OPSET", str(opset)).replace("PADS", pads))
+
+
+@pytest.mark.parametrize("form", compat.QuantFormat)
+@pytest.mark.parametrize(
+    ("opset", "pads"),
+    [
+        (13, PADS_11.replace("MODE", "edge").replace("FILL", "")),
+        (13, PADS_11.replace("MODE", "constant").replace("FILL", "")),
+        (13, PADS_11.replace("MODE", "constant").replace("FILL", ", five")),
+        (13, PADS_11.replace("MODE", "constant").replace("FILL", ", f")),
+        (10, "y = Pad <pads = [0, 1, 0, 1], value = 5.0> (a)"),
+        (10, "y = Pad <pads = [0, 1, 0, 1]> (a)"),
+    ],
+)
+def test_what_a_pad_fills_with_lies_in_the_range_of_its_result(
+    tmp_path: Path, form: compat.QuantFormat, opset: int, pads: str
+) -> None:
+    """Also where it is computed at run time, and in opset 10, where it is an attribute; integer Pads came with 11."""
+    made = padded(opset, pads)
+    feeds = [{"x": np.array([[1, -1]], np.float32) * k, "f": np.array([5], np.float32)} for k in (-1, 0.5, 1)]
+    onnx.save(made, tmp_path / "f.onnx")
+    compat.quantize_static(made, tmp_path / "q.onnx", feeds, quant_format=form)
+    integer = form is compat.QuantFormat.QOperator
+    found = onnx.load(tmp_path / "q.onnx")
+    fills = pads.count(", f")
+    assert nodes(found)["DequantizeLinear"] == ((2 if opset > 10 else 1) if integer else 4 + fills)
+    for feed in feeds:
+        results = [open_session(tmp_path / name).run(None, feed) for name in ("f.onnx", "q.onnx")]
+        for real, given in zip(*results, strict=True):
+            np.testing.assert_allclose(given, real, atol=0.06)

@@ -14,8 +14,7 @@ from vqonnx.core.plan import NodePlan
 from vqonnx.core.target import Kernel
 from vqonnx.emitters.codes import Codes, Triple
 from vqonnx.errors import OptionError
-from vqonnx.graph.facts import operator_key
-from vqonnx.graph.walk import constant
+from vqonnx.graph.facts import operator_key, pad_fill
 from vqonnx.kernels.affine import quantize
 
 _CONTRIB = "com.microsoft::"
@@ -176,15 +175,19 @@ def _same(x: Operands) -> Operator:
 
 
 def _pad(x: Operands) -> Operator:
-    """Zeros are the zero point; only a constant Pad has them, or another value, whose code the result's params give."""
-    pads, value, axes = (*x.plain(1), None, None)[:3]
-    mode = x.node.attributes.get("mode")
-    fill = x.result_params()[1] if mode is None or mode.as_string() == "constant" else None
-    number = constant(value)
-    if fill is not None and number is not None and number.any():
-        params = x.codes.solutions.params(x.result or "")
-        fill = x.codes.affine.add(f"{x.node.name}_fill", quantize(number.reshape(()), params))
-    return Operator("Pad", (x.code(0), pads, fill, axes), x.attributes())
+    pads, _, axes = (*x.plain(1), None, None)[:3]
+    return Operator("Pad", (x.code(0), pads, _fill(x), axes), x.attributes())
+
+
+def _fill(x: Operands) -> ir.Value | None:
+    """The code that a Pad fills with: made at run time, or of its constant, in the params of the result."""
+    made, number = x.code(2), pad_fill(x.node)
+    if made is not None or x.node.attributes.get_string("mode", "constant") != "constant":
+        return made
+    if not number:
+        return x.result_params()[1]
+    params = x.codes.solutions.params(x.result or "")
+    return x.codes.affine.add(f"{x.node.name}_fill", quantize(np.asarray(number, np.float32), params))
 
 
 RULES: Mapping[str, Rule] = {

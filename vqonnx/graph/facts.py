@@ -41,6 +41,17 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
     return bounds[0], bounds[1]
 
 
+def pad_fill(node: ir.Node) -> float | None:
+    """What a Pad fills with (any opset); 0 where it repeats what is there, None where it is computed at run time."""
+    if node.attributes.get_string("mode", "constant") != "constant":
+        return 0.0
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        return float_attribute(node, "value", 0.0)
+    fill = constant(value)
+    return None if fill is None else float(fill.reshape(()))
+
+
 def reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
     """The axes that a Reduce operator reduces, each >= 0, in order; None where they are not constant.
 

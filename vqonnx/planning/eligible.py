@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel, OpSupport, Target
-from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add, operator_key
+from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add, operator_key, pad_fill
 from vqonnx.graph.walk import constant, constant_tensor, is_float
 from vqonnx.kernels.dpu import is_hard_sigmoid
 from vqonnx.planning.factors import is_factor
@@ -145,18 +145,12 @@ def _input_not_taken(candidate: Candidate) -> str:
 
 def _fills_with_other_than_zero(candidate: Candidate) -> str:
     """Zero is in every range; what else a Pad fills with may be in none, however it was measured."""
-    value = candidate.input(2)
-    if candidate.node.op_type != "Pad" or value is None:
+    if candidate.node.op_type != "Pad":
         return ""
-    filled = constant(value)
-    if filled is None:
+    fill = pad_fill(candidate.node)
+    if fill is None:
         return "what it fills with is computed at run time"
-    return "" if not filled.any() else f"it fills with {filled.item():g}, which the range of its input may not hold"
-
-
-def _fills_with_unknown(candidate: Candidate) -> str:
-    value = candidate.input(2) if candidate.node.op_type == "Pad" else None
-    return "what it fills with is computed at run time" if value is not None and constant(value) is None else ""
+    return "" if fill == 0 else f"it fills with {fill:g}, which the range of its input may not hold"
 
 
 def _gives_sum_of_rows(candidate: Candidate) -> str:
@@ -296,7 +290,6 @@ INTEGER_CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _normalizes_one_element,
     _weight_not_constant,
     _bias_form,
-    _fills_with_unknown,
     _gives_sum_of_rows,
 )
 """… and besides where it is to become an integer operator."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel, OpSupport, Target
-from vqonnx.graph.facts import operator_key
+from vqonnx.graph.facts import operator_key, pad_fill
 from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import AS_GIVEN_CHECKS, INTEGER_CHECKS, Candidate, has_float_edge, is_exact_on_codes
 from vqonnx.planning.partition import Partition
@@ -58,8 +58,11 @@ def _refused(node: ir.Node, support: OpSupport | None) -> str:
 def _as_it_can(node: ir.Node, support: OpSupport) -> OpSupport:
     """A mover that adds values, and a clip that no range repeats, compute: their output has a range of its own.
 
-    An integer Pad takes its input in the scale of its output, whose range holds what it fills with.
+    An integer Pad takes its input, and a fill that is computed at run time, in the scale of its output, whose range
+    holds what it fills with.
     """
+    if node.op_type == "Pad" and support.types and pad_fill(node) is None:
+        support = replace(support, activations=(0, 2))
     if support.kernel is Kernel.COMPUTE or is_exact_on_codes(Candidate(node, support)):
         return support
     return replace(support, kernel=Kernel.COMPUTE, same_scale=bool(support.types))
@@ -104,6 +107,7 @@ class ListedPartition(Partition):
         if not candidate.support.follows or (self._everything and not is_clip):
             return True
         values = [value for i in candidate.activations() if (value := candidate.input(i)) is not None]
+        values = values[:1] if candidate.node.op_type == "Pad" else values
         ready: Callable[[ir.Value], bool] = self._quantized.__contains__
         is_table = candidate.node.op_type in _LOOKUPS and all(constant_tensor(value) is not None for value in values)
         return is_table or all(map(ready, values))
