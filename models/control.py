@@ -108,6 +108,34 @@ def scan_cell() -> onnx.ModelProto:
     return build(text, weights.arrays)
 
 
+def carried_weights() -> onnx.ModelProto:
+    """A recurrent cell whose weights are states of its Loop, as exporters of Keras write it."""
+    weights = Weights(18)
+    weights.linear("in", 6, 8)
+    weights.normal("state_w", 8, 8)
+    weights.arrays |= {"start": np.zeros((1, 8), np.float32), "go": np.array(True), "rows": np.array(4, np.int64)}
+    text = """carried_weights (float[4, 6] x) => (float[1, 8] last, float[R, 1, 8] y, float[6, 8] same) {
+        last, kept, same, unused, y = Loop (rows, go, start, state_w, in_w, in_b) <
+            body = cell (int64 i, bool go_in, float[1, 8] h, float[8, 8] u, float[6, 8] w, float[8] b)
+                => (bool go_out, float[1, 8] h_out, float[8, 8] u_out, float[6, 8] w, float[8] b_out, float[1, 8] out)
+            {
+                go_out = Identity (go_in)
+                axis = Constant <value = int64[1] {0}> ()
+                row = Gather <axis = 0> (x, i)
+                wide = Unsqueeze (row, axis)
+                m = MatMul (wide, w)
+                n = MatMul (h, u)
+                s = Sum (m, n, b)
+                h_out = Tanh (s)
+                u_out = Identity (u)
+                b_out = Identity (b)
+                out = Identity (h_out)
+            }
+        >
+    }"""
+    return build(text, weights.arrays)
+
+
 def growing_loop() -> onnx.ModelProto:
     """A decoder without cache: each trip appends a row to what it carries, and reads all of it again."""
     weights = Weights(16)
@@ -168,6 +196,7 @@ register(Case(name="control/loop", build=loop_captures, what="Loop that captures
 register(Case(name="control/nested", build=nested_if, what="Conv inside If inside If"))
 register(Case(name="control/function", build=local_function, what="model-local function called twice"))
 register(Case(name="control/scan", build=scan_cell, what="a recurrent cell as a Scan", sizes={"S": (3, 5)}))
+register(Case(name="control/carried", build=carried_weights, what="Loop that hands its weights from trip to trip"))
 register(
     Case(
         name="control/growing",

@@ -188,3 +188,9 @@ def test_a_tensor_of_several_slabs_gets_the_codes_of_its_parts(granularity, qtyp
     monkeypatch.setattr(affine, "_SLAB", 50)
     np.testing.assert_array_equal(quantize(values, params), whole)
     assert quantize(values, params).dtype == whole.dtype
+
+
+def test_a_number_stays_an_array_of_no_axes() -> None:
+    found = round_to_nearest(np.array(0.7, np.float32), QuantSpec(qtype=INT8))
+    assert isinstance(dequantize(found.codes, found.params), np.ndarray)
+    assert dequantize(found.codes, found.params).shape == ()

@@ -176,7 +176,7 @@ def dequantize(codes: Array, params: QuantParams) -> FloatArray:
     scale = granularity.expand(params.scale, codes.shape)
     zero = granularity.expand(params.zero_point, codes.shape)
     reals: FloatArray = (codes.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64)
-    return reals.astype(params.scale.dtype)
+    return np.asarray(reals, dtype=params.scale.dtype)  # of no axes, arithmetic gives no array
 
 
 def round_to_steps(values: Array, scale: float, zero_point: float, bits: int) -> FloatArray:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from vqonnx.graph.edit import remove_dead
 from vqonnx.graph.names import ensure_unique_names
 from vqonnx.graph.walk import nodes
+from vqonnx.transforms.carried_constants import free_carried_constants
 from vqonnx.transforms.constants import drop_constant_inputs, fold_constants, lift_initializers
 from vqonnx.transforms.duplicates import merge_duplicate_initializers
 from vqonnx.transforms.fold_affine import fold_batch_norms, fold_channel_arithmetic
@@ -71,6 +72,7 @@ def settle(model: ir.Model, opset: int) -> dict[str, int]:
         "inputs with a value made constant": drop_constant_inputs(model),
         f"opset raised to {opset}": int(upgrade_opset(model, opset)),
         "constants of bodies moved to the main graph": lift_initializers(model),
+        "constants that Loops carried read from outside": free_carried_constants(model),
     }
 
 

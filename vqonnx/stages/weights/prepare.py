@@ -1,7 +1,7 @@
 """Prepare for weight-only quantization: the model as it is, in the form in which its weights can be found."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import onnx_ir as ir
 
@@ -11,6 +11,7 @@ from vqonnx.graph.names import ensure_unique_names
 from vqonnx.graph.walk import nodes
 from vqonnx.planning.weights.layers import LAYER_OPERATORS
 from vqonnx.stages.prepare import Prepared
+from vqonnx.transforms.carried_constants import free_carried_constants
 from vqonnx.transforms.constants import drop_constant_inputs, lift_constants, lift_initializers
 from vqonnx.transforms.functions import inline_functions
 
@@ -18,9 +19,10 @@ from vqonnx.transforms.functions import inline_functions
 def prepare_weights(model: ir.Model, operators: Collection[str] = LAYER_OPERATORS) -> Prepared:
     """Bring ``model`` into the form that finding its layers needs, in place. Nothing is computed and no weight is read.
 
-    Functions that hold products or lookups are written out, constants become initializers of the main graph, names
-    become unique, and ranks become known as far as ONNX knows them. Constants are not folded, since that would read
-    them: ``graph.weight_source`` looks through what stands before a weight.
+    Functions that hold products or lookups are written out, constants become initializers of the main graph (those that
+    Loops carried too), names become unique, and ranks become known as far as ONNX knows them; what keeps it from that
+    is noted. Constants are not folded, since that would read them: ``graph.weight_source`` looks through what stands
+    before a weight.
 
     Args:
         model: A private model (``graph.io.load``).
@@ -32,16 +34,15 @@ def prepare_weights(model: ir.Model, operators: Collection[str] = LAYER_OPERATOR
     started = time.perf_counter()
     ensure_unique_names(model)
     before = {node.name for node in nodes(model) if node.name}
-    counts = {
-        "functions written out": inline_functions(model, _holding(model, operators)),
-        "inputs with a value made constant": drop_constant_inputs(model),
-        "Constant nodes made initializers": lift_constants(model),
-        "constants of bodies moved to the main graph": lift_initializers(model),
-    }
+    inline_functions(model, _holding(model, operators))
+    drop_constant_inputs(model)
+    lift_constants(model)
+    lift_initializers(model)
+    free_carried_constants(model)
     ensure_unique_names(model)  # bodies of functions are named by the graph that calls them alone
     return Prepared(
         model=model,
-        notes=(*_told(counts), *_infer(model)),
+        notes=tuple(_infer(model)),
         folded=frozenset(before - {node.name for node in nodes(model)}),
         seconds=time.perf_counter() - started,
     )
@@ -66,7 +67,3 @@ def _infer(model: ir.Model) -> list[str]:
     except ModelError as error:
         return [f"ONNX's shape inference: {error}"]
     return []
-
-
-def _told(counts: Mapping[str, int]) -> list[str]:
-    return [f"{name}: {count}" for name, count in counts.items() if count]
