@@ -14,6 +14,7 @@ from vqonnx.graph.io import load
 from vqonnx.stages.adapt import Adaptation, adapt, adapt_border, approximate
 from vqonnx.stages.layer_equalization import Equalization, equalized_layers
 from vqonnx.stages.prepare import prepare
+from vqonnx.transforms.cross_layer import CrossLayerEqualization
 from vqonnx.transforms.dpu_simulation import DpuSimulation
 
 R = np.random.default_rng(5)
@@ -130,7 +131,7 @@ def test_equalized_layers_leave_the_outputs(how):
     clip = "Clip (c, lo, hi)" if how is Equalization.THROUGH_CLIPS else "Relu (c)"
     model = prepare(load(network(f"c = Conv (x, w, b)\nr = {clip}\ny = Conv (r, u)", weights))).model
     before = load(model)
-    assert equalized_layers(model, how) == (how is not Equalization.NONE)
+    assert equalized_layers(model, how, CrossLayerEqualization()) == (how is not Equalization.NONE)
     assert_close(run(model, FEED), run(before, FEED))
     sizes = np.abs(model.graph[0].inputs[1].const_value.numpy()).max(axis=(1, 2, 3))
     assert (sizes.max() / sizes.min() < 100) == (how is not Equalization.NONE)

@@ -101,6 +101,7 @@ class Plan:
         contrib: Whether com.microsoft's QuantizeLinear and DequantizeLinear are written, which know 16- and 4-bit
             types below opset 21.
         custom_ops: Whether Vitis AI's custom QuantizeLinear and DequantizeLinear are written instead.
+        clip_bfloat16: Whether activations of 16-bit floats are clipped to the largest number before they are rounded.
         keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
         half_step_clips: Whether one goes where a range repeats it to half a step.
         weight_pairs: Whether constants stay float, with a QuantizeLinear before their DequantizeLinear (QDQ form).
@@ -119,6 +120,7 @@ class Plan:
     half_step_clips: bool = False
     contrib: bool = False
     custom_ops: bool = False
+    clip_bfloat16: bool = False
     weight_pairs: bool = False
     own_pairs: bool = False
     peer_layout: bool = False

@@ -182,7 +182,8 @@ class _QdqEmitter:
     def _insert_pair(self, source: ir.Value, key: str, uses: Uses | None, number: int = 0) -> ir.Value:
         """Q -> DQ after ``source``, or what rounds to a type without scales; its readers, or uses, read the result."""
         params = self._solutions.params(key)
-        form = fix_neuron_form(self._affine, key, params) if self._fixes else form_without_scale(params.spec)
+        unscaled = form_without_scale(params.spec, saturate=self._plan.clip_bfloat16)
+        form = fix_neuron_form(self._affine, key, params) if self._fixes else unscaled
         if form is not None:
             readers = None if uses is None else [(self._nodes[name], index) for name, index in uses]
             return emit_rounded(self._model, self._names, source, form, uses=readers)

@@ -11,12 +11,17 @@ from vqonnx.graph.edit import make_node
 from vqonnx.graph.names import NameAllocator
 
 
-def form_without_scale(spec: QuantSpec) -> BlockForm | CastForm | None:
-    """How a float tensor is rounded to the spec's type; None where the type has scales."""
+def form_without_scale(spec: QuantSpec, *, saturate: bool = False) -> BlockForm | CastForm | None:
+    """How a float tensor is rounded to the spec's type; None where the type has scales.
+
+    Args:
+        spec: The spec.
+        saturate: Whether 16-bit floats take what is beyond them as their largest number.
+    """
     fmt = BLOCK_FORMATS.get(spec.qtype.name)
     if fmt is not None:
         return block_form(spec, fmt)
-    return None if spec.has_scale or spec.qtype == FLOAT32 else CastForm(spec.qtype)
+    return None if spec.has_scale or spec.qtype == FLOAT32 else CastForm(spec.qtype, saturate)
 
 
 def block_form(spec: QuantSpec, fmt: BlockFormat) -> BlockForm:

@@ -99,7 +99,7 @@ def _equalized_best(
     for how in ways:
         with clock.stage("equalize"):
             model = prepared.model if how is ways[-1] else load(prepared.model)
-            if equalized_layers(model, how) == 0 and how is not Equalization.NONE and found:
+            if equalized_layers(model, how, job.options.cross_layer) == 0 and how is not Equalization.NONE and found:
                 continue  # no link: what was tried before
             streams = _equalized(model, samples, job)
         found.append((_drafting(replace(prepared, model=model), reference, samples, job, clock), how, streams))

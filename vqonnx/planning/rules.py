@@ -109,6 +109,7 @@ class PlanRules:
         floats: Nodes that must stay float, with the reason (the guard's findings).
         contrib: Write com.microsoft's QuantizeLinear and DequantizeLinear.
         custom_ops: Write Vitis AI's.
+        clip_bfloat16: Clip to bfloat16's largest number before each Cast to it, and so float16.
         keep_clips: Keep a Relu or Clip where a range repeats it exactly.
         everything: Quantize light operators wherever the target has a kernel, not only between others.
         layers: Types of single nodes or operators; of patterns that choose the same node the last wins. Where types
@@ -140,6 +141,7 @@ class PlanRules:
     keep_clips: bool = False
     contrib: bool = False
     custom_ops: bool = False
+    clip_bfloat16: bool = False
     everything: bool = False
     layers: tuple[LayerTypes, ...] = ()
     unsigned_relu: bool = False

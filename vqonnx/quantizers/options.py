@@ -21,6 +21,7 @@ from vqonnx.stages.adapt import Adaptation
 from vqonnx.stages.layer_equalization import Equalization
 from vqonnx.stages.smooth import Smoothing
 from vqonnx.targets.registry import get_target
+from vqonnx.transforms.cross_layer import CrossLayerEqualization
 
 DEFAULT_METHODS = (RangeMethod.MSE, RangeMethod.MEAN)
 """Neither is best on all models, so that both are tried where held-back samples can tell."""
@@ -40,6 +41,7 @@ class QuantizerOptions:
         grow_weight_scale: Grow a weight's scale where the bias would not fit int32.
         adaptation: What is done to the float model first.
         equalizations: Ways to equalize layers, of which held-back samples choose one.
+        cross_layer: How each of them balances the weights.
         positions: Rules on positions that hold in the result.
         smoothing: How outliers of activations go into weights first; None: not at all.
         default_type: Type of tensors that have none after inference, by ONNX's number.
@@ -54,6 +56,7 @@ class QuantizerOptions:
     grow_weight_scale: bool = True
     adaptation: Adaptation = field(default_factory=Adaptation)
     equalizations: tuple[Equalization, ...] = (Equalization.NONE,)
+    cross_layer: CrossLayerEqualization = CrossLayerEqualization()  # noqa: RUF009 - frozen
     positions: tuple[PositionRule, ...] = ()
     smoothing: Smoothing | None = None
     default_type: int | None = None
@@ -88,6 +91,7 @@ class QuantizerOptions:
         device = resolve_target(extra.target if extra.target is not None else target)
         _check_family(device, own)
         vitis = parse_vitis_options(own)
+        device = vitis.target_for(device)
         _check_granularity(device, per_channel)
         methods = _methods(device, calibrate_method, extra, vitis)
         grid = _grid(device, calibrate_method, vitis)
@@ -113,6 +117,7 @@ class QuantizerOptions:
             keep_clips=extra.qdq_keep_removable_activations,
             contrib=extra.use_qdq_contrib_ops,
             custom_ops=vitis.custom_ops,
+            clip_bfloat16=vitis.clip_bfloat16,
             everything=extra.force_quantize_no_input_check,
             layers=vitis.layers,
             unsigned_relu=vitis.unsigned_relu,
@@ -144,6 +149,7 @@ class QuantizerOptions:
             grow_weight_scale=not extra.qdq_disable_weight_adjust_for_int32_bias,
             adaptation=vitis.adaptation_for(device) if device.family == "vitis" else Adaptation(),
             equalizations=vitis.equalizations if device.family == "vitis" else (Equalization.NONE,),
+            cross_layer=vitis.cross_layer,
             positions=vitis.positions_for(device) if grid is ScaleGrid.POWER_OF_TWO else (),
             smoothing=Smoothing(extra.smooth_quant_alpha, extra.smooth_quant_folding) if extra.smooth_quant else None,
             default_type=extra.default_tensor_type,

@@ -1,19 +1,23 @@
-"""``extra_options`` that AMD Quark's flow knows and onnxruntime.quantization does not, parsed into typed values."""
+"""``extra_options`` that AMD Quark's flow knows and onnxruntime.quantization does not, parsed into typed values.
 
-from collections.abc import Callable, Mapping, Sequence
+Those without a switch here are in ``quark_options``.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from vqonnx.core.positions import PositionRule
 from vqonnx.core.spec import RangeMethod
-from vqonnx.core.target import Target
+from vqonnx.core.target import Form, Kernel, Target
 from vqonnx.errors import OptionError, nearest
 from vqonnx.kernels.ranges import RangeOptions
 from vqonnx.planning.rules import LayerTypes
+from vqonnx.quantizers.option_values import flag, mapping, names, negated, number, numbers, text, whole, wrong
+from vqonnx.quantizers.quark_options import FIXED_OPTIONS, check_fixed
 from vqonnx.quantizers.types import CalibrationMethod, PowerOfTwoMethod, QuantType
 from vqonnx.stages.adapt import Adaptation
 from vqonnx.stages.layer_equalization import Equalization
+from vqonnx.transforms.cross_layer import CrossLayerEqualization
 from vqonnx.transforms.dpu_simulation import DpuSimulation
 
 _SIMULATIONS = {
@@ -28,6 +32,7 @@ _SIMULATIONS = {
 _PASSES = {
     "ConvertFP16ToFP32": "half_to_float",
     "ConvertNCHWToNHWC": "channels_last",
+    "ConvertNHWCToNCHW": "channels_first",
     "ConvertBNToConv": "batch_norms",
     "ConvertSplitToSlice": "splits",
     "SplitLargeKernelPool": "large_pools",
@@ -37,6 +42,7 @@ _PASSES = {
     "FuseL2Norm": "l2_norms",
     "CopyBiasInit": "own_biases",
     "ReplaceClip6Relu": "relus",
+    "ConvertClipToRelu": "all_relus",
 }
 _DEFAULT_PASSES = Adaptation(
     batch_norms=True, splits=True, large_pools=True, gelus=True, layer_norms=True, instance_norms=True, l2_norms=True,
@@ -46,6 +52,18 @@ _RULES = (
     "AlignConcat", "AlignPool", "AlignPad", "AlignSlice", "AlignTranspose", "AlignReshape", "AdjustShiftRead",
     "AdjustShiftWrite", "AdjustShiftCut", "AdjustShiftBias", "AdjustHardSigmoid", "AdjustShiftSwish",
 )  # fmt: skip
+_BEFORE = {
+    "RemoveQDQConvClip": "Clip",
+    "RemoveQDQConvRelu": "Relu",
+    "RemoveQDQConvLeakyRelu": "LeakyRelu",
+    "RemoveQDQConvPRelu": "PRelu",
+    "RemoveQDQConvGelu": "Gelu",
+    "RemoveQDQInstanceNorm": "InstanceNormalization",
+}
+"""Operators with or without a pair before them, where they follow another one."""
+_CROSS_LAYER = ("CLESteps", "CLEWeightThreshold", "CLEScaleUseThreshold", "CLEScaleAppendBias")
+_CLE_THRESHOLD = 0.5
+"""Quark's, where it is switched on and not given."""
 _EQUALIZATIONS: Mapping[object, tuple[Equalization, ...]] = {
     "auto": (Equalization.NONE, Equalization.LINKS),
     True: (Equalization.LINKS,),
@@ -75,6 +93,10 @@ class VitisOptions:
         layers: ``LayerTypes``: ``{pattern: {"activation_type": …, "weight_type": …}}``.
         equalizations: ``IncludeCLE``: True, False, "auto": what held-back samples prefer, or "through clips", which
             costs the device an operator a Clip.
+        cross_layer: ``CLESteps`` (-1: until nothing changes), ``CLEWeightThreshold``, ``CLEScaleUseThreshold`` and
+            ``CLEScaleAppendBias``.
+        fused: ``RemoveQDQConvRelu`` and the like: by operator, whether it belongs to the one before it.
+        clip_bfloat16: ``BF16WithClip``: what is beyond bfloat16 becomes its largest number, not infinite.
     """
 
     int32_bias: bool | None = None
@@ -92,6 +114,16 @@ class VitisOptions:
     rules: Mapping[str, bool] = field(default_factory=dict)
     layers: tuple[LayerTypes, ...] = ()
     equalizations: tuple[Equalization, ...] = _EQUALIZATIONS[True]
+    cross_layer: CrossLayerEqualization = CrossLayerEqualization()  # noqa: RUF009 - frozen
+    fused: Mapping[str, bool] = field(default_factory=dict)
+    clip_bfloat16: bool = False
+
+    def target_for(self, target: Target) -> Target:
+        """The target, with its operators fused to those before them as asked."""
+        kernels = {name: Kernel.FUSED if fused else Kernel.COMPUTE for name, fused in self.fused.items()}
+        ops = {name: replace(op, kernel=kernels.get(name, op.kernel)) for name, op in target.ops.items()}
+        others = dict(target.other_ops) | ({Form.FIX_NEURON: ops} if Form.FIX_NEURON in target.other_ops else {})
+        return replace(target, ops=ops, other_ops=others) if kernels else target
 
     def positions_for(self, target: Target) -> tuple[PositionRule, ...]:
         """The target's rules that are to hold."""
@@ -107,7 +139,7 @@ class VitisOptions:
 def split_options(raw: Mapping[str, object] | None) -> tuple[dict[str, object], dict[str, object]]:
     """The options of this module, and the others."""
     given = dict(raw or {})
-    own = {key: given.pop(key) for key in list(given) if key in KNOWN}
+    own = {key: given.pop(key) for key in list(given) if key in KNOWN or key in FIXED_OPTIONS}
     return own, given
 
 
@@ -115,10 +147,11 @@ def parse_vitis_options(given: Mapping[str, object]) -> VitisOptions:
     """Read the options of this module.
 
     Raises:
-        OptionError: A value has the wrong type.
+        OptionError: A value has the wrong type, or asks for what is not offered.
     """
-    passes = {name: _flag(key, given[key]) for key, name in _PASSES.items() if key in given}
-    parts = {name: _flag(key, given[key]) for key, name in _SIMULATIONS.items() if key in given}
+    check_fixed(given)
+    passes = {name: flag(key, given[key]) for key, name in _PASSES.items() if key in given}
+    parts = {name: flag(key, given[key]) for key, name in _SIMULATIONS.items() if key in given}
     adaptation = replace(
         _DEFAULT_PASSES,
         **passes,  # type: ignore[arg-type]  # flags all
@@ -130,62 +163,16 @@ def parse_vitis_options(given: Mapping[str, object]) -> VitisOptions:
     return VitisOptions(
         adaptation=adaptation,
         ranges=RangeOptions(**ranges),  # type: ignore[arg-type]  # checked by the readers
-        rules={key: _flag(key, given[key]) for key in _RULES if key in given},
+        rules={key: flag(key, given[key]) for key in _RULES if key in given},
+        cross_layer=_cross_layer(given),
+        fused={op: flag(key, given[key]) for key, op in _BEFORE.items() if key in given},
         **single,  # type: ignore[arg-type]
     )
 
 
-def _flag(key: str, value: object) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise _wrong(key, "True or False", value)
-    return bool(value)
-
-
-def _not(key: str, value: object) -> bool:
-    return not _flag(key, value)
-
-
-def _number(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise _wrong(key, "a number", value)
-    return float(value)
-
-
-def _whole(key: str, value: object) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise _wrong(key, "a whole number", value)
-    return value
-
-
-def _numbers(key: str, value: object) -> tuple[float, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _wrong(key, "a list of numbers", value)
-    return tuple(_number(key, one) for one in value)
-
-
-def _names(key: str, value: object) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _wrong(key, "a list of operators", value)
-    return tuple(map(str, value))
-
-
-def _mapping(key: str, value: object) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
-        raise _wrong(key, "a dictionary", value)
-    return value
-
-
-def _text(key: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise _wrong(key, "a name", value)
-    return value
-
-
 def _metric(key: str, value: object) -> bool:
     if value not in ("mae", "mse"):
-        raise _wrong(key, "'mae' or 'mse'", value)
+        raise wrong(key, "'mae' or 'mse'", value)
     return value == "mse"
 
 
@@ -196,20 +183,32 @@ def _method(key: str, value: object) -> RangeMethod:
 
 def _equalizations(key: str, value: object) -> tuple[Equalization, ...]:
     if not isinstance(value, (bool, str)) or value not in _EQUALIZATIONS:
-        raise _wrong(key, "True, False or " + ", ".join(repr(k) for k in _EQUALIZATIONS if isinstance(k, str)), value)
+        raise wrong(key, "True, False or " + ", ".join(repr(k) for k in _EQUALIZATIONS if isinstance(k, str)), value)
     return _EQUALIZATIONS[value]
+
+
+def _cross_layer(given: Mapping[str, object]) -> CrossLayerEqualization:
+    default = CrossLayerEqualization()
+    rounds = whole("CLESteps", given.get("CLESteps"))
+    uses = flag("CLEScaleUseThreshold", given.get("CLEScaleUseThreshold", "CLEWeightThreshold" in given))
+    least = number("CLEWeightThreshold", given.get("CLEWeightThreshold", _CLE_THRESHOLD))
+    return CrossLayerEqualization(
+        rounds=default.rounds if rounds is None or rounds < 0 else rounds,
+        count_bias=flag("CLEScaleAppendBias", given.get("CLEScaleAppendBias", default.count_bias)),
+        least=least if uses else default.least,
+    )
 
 
 def _layers(key: str, value: object) -> tuple[LayerTypes, ...]:
     known = ("activation_type", "weight_type")
     found = []
-    for pattern, types in _mapping(key, value).items():
-        for name in _mapping(key, types):
+    for pattern, types in mapping(key, value).items():
+        for name in mapping(key, types):
             if name not in known:
                 raise OptionError(
                     f"extra_options: {key!r} has no type {name!r} for {pattern!r}{nearest(name, known)}.", option=key
                 )
-        given = {name: QuantType.of(one).qtype for name, one in _mapping(key, types).items()}
+        given = {name: QuantType.of(one).qtype for name, one in mapping(key, types).items()}
         found.append(
             LayerTypes(pattern=pattern, activation=given.get("activation_type"), weight=given.get("weight_type"))
         )
@@ -224,34 +223,31 @@ def range_method(value: object) -> RangeMethod:
     return CalibrationMethod.of(value).method
 
 
-def _wrong(key: str, taken: str, value: object) -> OptionError:
-    return OptionError(f"extra_options: {key!r} takes {taken}, got {value!r}.", option=key)
-
-
 _Read = Callable[[str, object], object]
 _ADAPTED: Mapping[str, tuple[str, _Read]] = {
-    "ConvertOpsetVersion": ("opset", _whole),
-    "FixShapes": ("sizes", _mapping),
-    "CopySharedInit": ("own_constants", _names),
+    "ConvertOpsetVersion": ("opset", whole),
+    "FixShapes": ("sizes", mapping),
+    "CopySharedInit": ("own_constants", names),
 }
 _RANGES: Mapping[str, tuple[str, _Read]] = {
-    "Percentile": ("percentile", _number),
-    "PercentileCandidates": ("percentiles", _numbers),
+    "Percentile": ("percentile", number),
+    "PercentileCandidates": ("percentiles", numbers),
     "LWPMetric": ("squared", _metric),
 }
 _SINGLE: Mapping[str, tuple[str, _Read]] = {
-    "Int32Bias": ("int32_bias", _flag),
-    "Int16Bias": ("int16_bias", _flag),
-    "UseUnsignedReLU": ("unsigned_relu", _flag),
-    "WeightsOnly": ("activations", _not),
-    "UseQDQVitisCustomOps": ("custom_ops", _flag),
-    "Int16Scale": ("int16_scale", _flag),
-    "MinMSEModePof2Scale": ("mode", _text),
+    "Int32Bias": ("int32_bias", flag),
+    "Int16Bias": ("int16_bias", flag),
+    "UseUnsignedReLU": ("unsigned_relu", flag),
+    "WeightsOnly": ("activations", negated),
+    "UseQDQVitisCustomOps": ("custom_ops", flag),
+    "Int16Scale": ("int16_scale", flag),
+    "MinMSEModePof2Scale": ("mode", text),
     "WeightCalibrateMethod": ("weight_method", _method),
-    "SimulateDPU": ("simulate", _flag),
-    "NPULimitationCheck": ("limits", _flag),
+    "SimulateDPU": ("simulate", flag),
+    "NPULimitationCheck": ("limits", flag),
     "LayerTypes": ("layers", _layers),
     "IncludeCLE": ("equalizations", _equalizations),
+    "BF16WithClip": ("clip_bfloat16", flag),
 }
-KNOWN = frozenset({*_PASSES, *_SIMULATIONS, *_RULES, *_ADAPTED, *_RANGES, *_SINGLE})
+KNOWN = frozenset({*_PASSES, *_SIMULATIONS, *_RULES, *_ADAPTED, *_RANGES, *_SINGLE, *_BEFORE, *_CROSS_LAYER})
 """The keys of this module."""

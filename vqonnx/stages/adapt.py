@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from vqonnx.graph.names import ensure_unique_names
 from vqonnx.transforms.batch_norm_conv import batch_norms_to_convs
-from vqonnx.transforms.border_layout import channels_last_at_border
+from vqonnx.transforms.border_layout import channels_first_at_border, channels_last_at_border
 from vqonnx.transforms.clips import clips_to_relus
 from vqonnx.transforms.dpu_simulation import DpuSimulation, simulate_dpu
 from vqonnx.transforms.fixed_shapes import fix_shapes
@@ -37,7 +37,8 @@ class Adaptation:
         half_to_float: Compute float16 models in float32; graph inputs and outputs too.
         opset: Write this version of the default domain.
         sizes: Sizes of dynamic dimensions, or shapes of graph inputs, by name.
-        channels_last: Take and give tensors of rank 4 as NHWC.
+        channels_last: Take and give tensors of rank 4 as NHWC, those of an NCHW model.
+        channels_first: Take and give tensors of rank 4 as NCHW, those of an NHWC model.
         batch_norms: Make BatchNormalizations that no weight could take in depthwise Convs.
         splits: Make Splits Slices.
         large_pools: Make average poolings over more than 512 elements two.
@@ -48,6 +49,7 @@ class Adaptation:
         own_constants: Give each reader its copy of a shared constant; of these operators only, of all where empty.
         own_biases: Give each product its copy of a shared bias.
         relus: Make Clips from 0 to 6 Relus; not exact.
+        all_relus: Make Clips from 0 to any bound Relus; not exact.
         simulation: The device's arithmetic; not exact.
     """
 
@@ -55,6 +57,7 @@ class Adaptation:
     opset: int | None = None
     sizes: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
     channels_last: bool = False
+    channels_first: bool = False
     batch_norms: bool = False
     splits: bool = False
     large_pools: bool = False
@@ -65,17 +68,18 @@ class Adaptation:
     own_constants: Sequence[str] | None = None
     own_biases: bool = False
     relus: bool = False
+    all_relus: bool = False
     simulation: DpuSimulation | None = None
 
     @property
     def changes_border(self) -> bool:
         """Whether types, sizes or layout of what users feed and read, or the opset, are to change."""
-        return bool(self.half_to_float or self.opset or self.sizes or self.channels_last)
+        return bool(self.half_to_float or self.opset or self.sizes or self.channels_last or self.channels_first)
 
     @property
     def is_exact(self) -> bool:
         """Whether the model's outputs stay what they are."""
-        return not self.relus and self.simulation is None
+        return not (self.relus or self.all_relus) and self.simulation is None
 
 
 def adapt_border(model: ir.Model, options: Adaptation) -> None:
@@ -99,6 +103,8 @@ def adapt_border(model: ir.Model, options: Adaptation) -> None:
         convert_opset(model, options.opset)
     if options.channels_last:
         channels_last_at_border(model)
+    if options.channels_first:
+        channels_first_at_border(model)
 
 
 def adapt(model: ir.Model, options: Adaptation) -> dict[str, int]:
@@ -128,8 +134,8 @@ def approximate(model: ir.Model, options: Adaptation) -> tuple[dict[str, int], t
     """
     counts: dict[str, int] = {}
     inside: tuple[str, ...] = ()
-    if options.relus:
-        counts["Clips made Relus"] = clips_to_relus(model)
+    if options.relus or options.all_relus:
+        counts["Clips made Relus"] = clips_to_relus(model, highest=None if options.all_relus else 6.0)
     if options.simulation is not None:
         changed = simulate_dpu(model, replace(options.simulation, softmax=False))
         if options.simulation.softmax:

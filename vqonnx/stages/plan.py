@@ -79,6 +79,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         keep_clips=rules.keep_clips or (target.as_given and rules.activation.symmetric),
         contrib=rules.contrib or _above(target, model) or _retyped_by_runtime(target, model, tensors.values()),
         custom_ops=rules.custom_ops,
+        clip_bfloat16=rules.clip_bfloat16,
         weight_pairs=rules.weight_pairs,
         own_pairs=rules.own_pairs,
         peer_layout=target.as_given,
