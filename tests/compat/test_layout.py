@@ -235,3 +235,16 @@ def test_symmetric_weights_are_spread_and_saturate_as_by_the_peer(
     np.testing.assert_array_equal(numpy_helper.to_array(found["w_scale"]), scale)
     np.testing.assert_array_equal(numpy_helper.to_array(found["w_zero_point"]).astype(int), zero)
     np.testing.assert_array_equal(numpy_helper.to_array(found["w_quantized"]).astype(int), expected)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_in_no_range(tmp_path: Path, broken: float) -> None:
+    made = conv()
+    feed = Reader(made).get_next()
+    assert feed is not None
+    ends = feed["x"].min(), feed["x"].max()
+    feed["x"][0, 0, 0, 0] = broken
+    with pytest.warns(RuntimeWarning, match=r"tensors held NaN or infinite elements.*x \(1\)"):
+        compat.quantize_static(made, tmp_path / "q.onnx", [feed], activation_type=QuantType.QUInt8)
+    scale = numpy_helper.to_array(initializers(onnx.load(tmp_path / "q.onnx"))["x_scale"])
+    np.testing.assert_allclose(scale * 255, ends[1] - ends[0], rtol=0.05)

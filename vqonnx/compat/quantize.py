@@ -107,7 +107,7 @@ def quantize_static(
             "calibration_data_reader: samples are needed, or a calibration_cache_path with ranges.",
             option="calibration_data_reader",
         )
-    with open_samples(reader, model_inputs(load(model_input)), hold_back_every=0) as samples:
+    with open_samples(reader, model_inputs(load(model_input)), hold_back_every=0, finite=False) as samples:
         static.quantize_static(
             model_input,
             model_output,

@@ -105,7 +105,7 @@ class Target:
             where None.
         everything: Whether all operators with a kernel are quantized, however light and wherever they stand.
         as_given: Whether the graph is taken as it is: nothing is folded or fused first, and what the table lists is
-            quantized without asking what it gains.
+            quantized without asking what it gains; samples too, whose NaN and infinite elements are left out of ranges.
         others: How operators that are not listed are run where the user names them; None: not at all.
         positions: Rules on the positions (-log2) of power-of-two scales; see ``core.positions``.
         family: The quantizer classes that serve it: ``""`` for the plain ones, ``"vitis"``.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from vqonnx.calibration.dropped import warn_of_dropped
 from vqonnx.calibration.samples import Samples
 from vqonnx.calibration.statistics import Statistic
 from vqonnx.calibration.statistics.moving_average import MovingAverage
@@ -151,8 +152,10 @@ class Drafting:
             executor=self.job.executor,
             progress=self.job.progress,
             cache=self.job.cache if not self.statistics else None,  # a later round needs few tensors, if any
+            nonfinite="ignore" if self.job.options.target.as_given else "error",
         )
         observed = observe(self.prepared.model, wanted, self.samples.calibration, options)
+        warn_of_dropped(observed.tensors, stacklevel=2)
         self.statistics.update(observed.tensors)
 
     def _statistic(self, method: RangeMethod, spec: QuantSpec) -> RangeMethod | Statistic:

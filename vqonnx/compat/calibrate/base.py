@@ -1,6 +1,5 @@
 """What all calibrators share: the model, which of its tensors are measured, and how samples are run."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from vqonnx.calibration.dropped import warn_of_dropped
 from vqonnx.calibration.model import model_inputs
 from vqonnx.calibration.readers import Reader, open_samples
 from vqonnx.calibration.statistics import Statistic
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _CPU = ("CPUExecutionProvider",)
-_NAMED = 3
 
 
 class CalibraterBase:
@@ -167,22 +166,10 @@ class CalibraterBase:
             size = chunk or len(samples)
             for start in range(0, len(samples), size):
                 found = observe(self._model, wanted, samples.all[start : start + size], options).tensors
-                _tell_dropped(found)
+                warn_of_dropped(found, stacklevel=3)
                 yield found
 
     def _dtypes(self) -> dict[str, np.dtype[np.generic]]:
         """The type of every tensor that is measured."""
         known = self._tensors(self._model)
         return {name: np.dtype(value.dtype.numpy()) for name, value in known.items() if value.dtype is not None}
-
-
-def _tell_dropped(found: Mapping[str, Statistic]) -> None:
-    lost = {name: statistic.dropped for name, statistic in found.items() if statistic.dropped}
-    if lost:
-        first = ", ".join(f"{name} ({count})" for name, count in list(lost.items())[:_NAMED])
-        warnings.warn(
-            f"{len(lost)} tensors held NaN or infinite elements, which no range includes: {first}"
-            f"{' …' * (len(lost) > _NAMED)}. Repair or drop the samples that make them.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
