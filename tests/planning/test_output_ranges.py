@@ -29,7 +29,7 @@ def test_only_what_becomes_an_output_changes_its_method():
     plan = plan_of(model, "vitis", calibrate_method="Mean")
     whole = with_whole_outputs(load(model), plan)
     methods = {tensor.tensor: tensor.method for tensor in whole.activations()}
-    assert methods == {"x": RangeMethod.MEAN, "r": RangeMethod.MEAN, "z": RangeMethod.MSE, "s": None}
+    assert methods == {"x": RangeMethod.MEAN, "r": RangeMethod.MEAN, "z": RangeMethod.MSE, "s": None, "y": None}
     for method in ("MSE", "Percentile"):
         plan = plan_of(model, "vitis", calibrate_method=method)
         assert with_whole_outputs(load(model), plan).tensors == plan.tensors

@@ -79,6 +79,31 @@ def test_everything_takes_light_operators_but_no_movers() -> None:
     assert not plan_of(model).nodes
 
 
+@pytest.mark.parametrize(
+    ("body", "moved"),
+    [
+        ("t = Transpose <perm = [0, 1, 3, 2]> (x)\ny = Sigmoid (t)", {"Transpose_0"}),
+        (
+            "s = Sigmoid (x)\nt = Transpose <perm = [0, 2, 1, 3]> (s)\ny = Transpose <perm = [0, 1, 3, 2]> (t)",
+            {"Transpose_1", "Transpose_2"},
+        ),
+        (
+            "n = Neg (x)\nt = Transpose <perm = [0, 2, 1, 3]> (n)\nu = Transpose (t)\ny = Neg (u)",
+            set(),
+        ),
+    ],
+)
+def test_a_device_for_whole_graphs_moves_data_beside_what_it_computes(body: str, moved: set[str]) -> None:
+    plan = plan_of(conv_model(body), "vitis-npu-cnn")
+    movers = {name for name, node in plan.nodes.items() if node.kernel is Kernel.MOVES}
+    assert movers == moved
+    for node in (plan.nodes[name] for name in moved):
+        source, output = (plan.tensors[key or ""] for key in (node.inputs[0], node.outputs[0]))
+        assert source.group == output.group  # one scale, so that no number changes
+    blocks = plan_of(conv_model(body), "vitis", activation_type="QBFP16", weight_type="QBFP16")
+    assert not moved & set(blocks.nodes)  # which would lie along other axes behind the mover
+
+
 def test_everything_takes_clips_that_stand_alone() -> None:
     model = conv_model("r = Relu (x)\nt = Tanh (r)\nu = Relu (t)\ns = Sigmoid (u)\ny = Relu (s)")
     plan = plan_of(model, extra_options={"ForceQuantizeNoInputCheck": True})

@@ -17,12 +17,18 @@ class Partition:
     Starts from all candidates and removes, until nothing changes, light operators, data movers and clips that
     do not stand between integer nodes: a conversion to integers and back costs more than they save. What is left
     is the greatest fixed point, so the order of removal does not matter.
+
+    Args:
+        candidates: What the device could run in integers.
+        everything: Whether light operators stay wherever they stand.
+        edges: Whether data movers stay on one side of an integer node too. With one scale on both sides that changes
+            no number, and a device for whole graphs need not hand them over.
     """
 
-    def __init__(self, candidates: Iterable[Candidate], *, everything: bool = False) -> None:
+    def __init__(self, candidates: Iterable[Candidate], *, everything: bool = False, edges: bool = False) -> None:
         self._kept = {candidate.node: candidate for candidate in candidates}
         self._by_tail = {candidate.tail: candidate for candidate in self._kept.values()}
-        self._everything = everything
+        self._everything, self._edges = everything, edges
         self.skips: list[Skip] = []
         self._reduce()
 
@@ -92,6 +98,8 @@ class Partition:
         kernel = candidate.support.kernel
         if kernel is Kernel.CLIPS:
             return self._clip_out_of_place(candidate)
+        if self._edges and kernel is Kernel.MOVES:
+            return "" if self._touches_integers(candidate) else "no integer node is before or behind it"
         if (
             candidate.is_heavy()
             or (self._everything and kernel in (Kernel.COMPUTE, Kernel.FUSED))
@@ -107,6 +115,21 @@ class Partition:
         if floats and not any(map(self.integer_readers, floats)):  # without one (ArgMax) nothing is converted back
             return "not worth a conversion to integers: only float nodes read its output"
         return ""
+
+    def _touches_integers(self, mover: Candidate) -> bool:
+        """Whether a node that computes in integers is before or behind a data mover, through others."""
+        pending, seen = [mover], {mover.node}
+        while pending:
+            one = pending.pop()
+            near = [self.maker(one.input(index)) for index in one.activations()]
+            near += [reader for output in one.node.outputs for reader in self.integer_readers(output)]
+            for found in near:
+                if found is not None and found.support.kernel is not Kernel.MOVES:
+                    return True
+                if found is not None and found.node not in seen:
+                    seen.add(found.node)
+                    pending.append(found)
+        return False
 
     def _saves_a_conversion(self, candidate: Candidate) -> bool:
         """Whether a light product with fewer channels in than out feeds heavy nodes only.

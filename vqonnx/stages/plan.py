@@ -55,7 +55,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         **_with_followers(nodes, rules.floats, device.ops),
     }
     if device.as_given:
-        found, skips = listed_candidates(nodes, device, rejected, rules.selection.op_types)
+        found, skips = listed_candidates(nodes, device, rejected, rules)
         partition: Partition = ListedPartition(
             found,
             everything=rules.everything,
@@ -64,7 +64,11 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         )
     else:
         found, skips = candidates(nodes, device, rejected)
-        partition = Partition(found, everything=rules.everything or device.everything)
+        partition = Partition(
+            found,
+            everything=rules.everything or device.everything,
+            edges=device.everything and rules.activation.has_scale,  # blocks would lie along other axes behind a mover
+        )
     tensors, plans = assign(partition, rules, types_by_node(nodes, rules.layers))
     check_kernels(partition, tensors, plans)
     left = [*skips, *partition.skips, *_in_bodies(node for node in nodes if node.name not in entered)]
