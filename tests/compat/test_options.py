@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.parser
 import pytest
 
 import vqonnx.compat as compat
@@ -44,3 +45,13 @@ def test_options_of_static_quantization_change_nothing_in_dynamic(
         "'CalibPercentile'=99.0 changes nothing",
         "'ActivationSymmetric'=True changes nothing",
     ]
+
+
+def test_operators_of_a_library_need_not_be_there(tmp_path: Path) -> None:
+    made = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13, "of.ours" : 1]>
+        g (float[2,2] x) => (float[2,2] y) <float[2,2] w = {1, -2, 3, 4}> { h = of.ours.Turned (x) y = MatMul (h, w) }
+    """)
+    compat.quantize_dynamic(made, tmp_path / "q.onnx")
+    found = [node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node]
+    assert found[:3] == ["Turned", "DynamicQuantizeLinear", "MatMulInteger"]

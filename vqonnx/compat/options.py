@@ -5,16 +5,22 @@ What is ignored here is told in the log, with the nearest name that is known.
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 import onnx
 
+from vqonnx.core.custom_ops import DOMAIN
 from vqonnx.errors import nearest
+from vqonnx.graph.io import ModelSource, load
+from vqonnx.graph.walk import nodes
 from vqonnx.quantizers.dynamic_options import DYNAMIC_OPTIONS
 from vqonnx.quantizers.extra_options import STATIC_OPTIONS
 from vqonnx.quantizers.vitis_options import KNOWN
 from vqonnx.targets.onnxruntime import DYNAMIC_OPERATORS
 
 _log = logging.getLogger("vqonnx")
+_RUNTIME_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", DOMAIN})
+"""Of operators that ONNX Runtime has, or gets from ``vqonnx.ops``."""
 _STATIC = frozenset({*STATIC_OPTIONS, *KNOWN})
 _WITHOUT_EFFECT = frozenset({"Transpose"})
 """Listed by the peer for dynamic quantization, where nothing gives it integers."""
@@ -58,3 +64,10 @@ def dynamic_operators(asked: Sequence[str] | None) -> list[str]:
         if not (name in quantized or name in _WITHOUT_EFFECT or onnx.defs.has(name)):
             _log.warning("op_types_to_quantize: %r has no dynamic form%s.", name, nearest(name, quantized))
     return [*named, "Gemm"] if "MatMul" in named and "Gemm" not in named else named
+
+
+def verification(model: ModelSource) -> Literal["checker", False]:
+    """How a result is verified where nothing is run: it is loaded, unless operators are in a library of the user's."""
+    graph = load(model)
+    functions = {function.domain for function in graph.functions.values()}
+    return "checker" if {node.domain for node in nodes(graph)} - functions - _RUNTIME_DOMAINS else False

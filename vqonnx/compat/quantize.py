@@ -29,7 +29,7 @@ from vqonnx.compat.configs import (
     get_int_qdq_config,
     get_qdq_config,
 )
-from vqonnx.compat.options import dynamic_operators, dynamic_options, known_options
+from vqonnx.compat.options import dynamic_operators, dynamic_options, known_options, verification
 from vqonnx.core.qtype import Kind
 from vqonnx.errors import OptionError
 from vqonnx.graph.io import ModelSource, load, save
@@ -177,7 +177,7 @@ def quantize_dynamic(
         use_external_data_format=use_external_data_format or None,
         extra_options={"EnableSubgraph": False, **dynamic_options(extra_options)},
         target=_TARGET,
-        verify=False,
+        verify=verification(model_input),
     )
 
 
