@@ -152,3 +152,21 @@ def test_the_opset_is_raised_only_as_far_as_onnxruntime_needs_it(
     compat.quantize_static(made, tmp_path / "q.onnx", feeds, extra_options={"QuantizeBias": biases})
     assert onnx.load(tmp_path / "q.onnx").opset_import[0].version == expected
     np.testing.assert_allclose(open_session(tmp_path / "q.onnx").run(None, feeds[0])[0], [[-1, -4]], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("opset", "axis"), [(13, ""), (13, "<axis = 1>"), (12, ""), (11, "<axis = 2>"), (11, "<axis = 0>")]
+)
+def test_an_integer_softmax_normalizes_what_its_opset_says(tmp_path: Path, opset: int, axis: str) -> None:
+    """One axis since 13, all from it on before."""
+    made = parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[2,3,4] x) => (float[2,3,4] y) {{ y = Softmax {axis} (x) }}
+    """)
+    feed = {"x": np.random.default_rng(0).normal(0, 2, (2, 3, 4)).astype(np.float32)}
+    onnx.save(made, tmp_path / "f.onnx")
+    form: dict[str, Any] = {"quant_format": compat.QuantFormat.QOperator}
+    compat.quantize_static(made, tmp_path / "q.onnx", [feed], **form)
+    assert nodes(onnx.load(tmp_path / "q.onnx"))["QLinearSoftmax"] == 1
+    real, given = (open_session(tmp_path / name).run(None, feed)[0] for name in ("f.onnx", "q.onnx"))
+    np.testing.assert_allclose(given, real, atol=0.02)

@@ -14,14 +14,12 @@ from vqonnx.core.plan import NodePlan
 from vqonnx.core.target import Kernel
 from vqonnx.emitters.codes import Codes, Triple
 from vqonnx.errors import OptionError
-from vqonnx.graph.facts import operator_key, pad_fill
+from vqonnx.graph.facts import ONE_AXIS, operator_key, opset_of, pad_fill
 from vqonnx.kernels.affine import quantize
 
 _CONTRIB = "com.microsoft::"
 _EMBEDDED = range(2, 7)
 """Inputs of EmbedLayerNormalization: tables of words, positions and segments, gamma, beta."""
-_SOFTMAX_OPSET = 13
-"""The form of Softmax whose axis is the one that is normalized; prepared models have no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,9 @@ def _concat(x: Operands) -> Operator:
 
 def _softmax(x: Operands) -> Operator:
     inputs = (*x.triple(0), *x.result_params())
-    return Operator(f"{_CONTRIB}QLinearSoftmax", inputs, {"axis": -1, **x.attributes(), "opset": _SOFTMAX_OPSET})
+    version = opset_of(x.node) or ONE_AXIS
+    default = -1 if version >= ONE_AXIS else 1
+    return Operator(f"{_CONTRIB}QLinearSoftmax", inputs, {"axis": default, **x.attributes(), "opset": version})
 
 
 def _where(x: Operands) -> Operator:

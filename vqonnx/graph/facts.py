@@ -6,10 +6,18 @@ import onnx_ir as ir
 
 from vqonnx.graph.walk import constant, constant_tensor
 
+ONE_AXIS = 13
+"""Opset from which on a Softmax normalizes one axis."""
+
 
 def operator_key(node: ir.Node) -> str:
     """``op_type`` in the default domain, ``domain::op_type`` elsewhere."""
     return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def opset_of(node: ir.Node) -> int | None:
+    """The version of its domain that says what a node means; None where its graph does not tell."""
+    return node.version or (node.graph.opset_imports.get(node.domain) if node.graph is not None else None)
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
@@ -39,6 +47,14 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
             return None
         bounds.append(float(array.reshape(())))
     return bounds[0], bounds[1]
+
+
+def softmax_axes(node: ir.Node, rank: int) -> tuple[int, ...]:
+    """The axes that a Softmax normalizes together, each >= 0: all from ``axis`` on before opset 13, that one since."""
+    one = (opset_of(node) or ONE_AXIS) >= ONE_AXIS
+    axis = int_attribute(node, "axis", -1 if one else 1)
+    first = axis + rank if axis < 0 else axis
+    return tuple(range(first, rank))[: 1 if one else rank]
 
 
 def pad_fill(node: ir.Node) -> float | None:

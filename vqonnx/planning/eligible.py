@@ -8,7 +8,16 @@ import onnx_ir as ir
 
 from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel, OpSupport, Target
-from vqonnx.graph.facts import clip_bounds, float_attribute, int_attribute, linear_add, operator_key, pad_fill
+from vqonnx.graph.facts import (
+    clip_bounds,
+    float_attribute,
+    int_attribute,
+    linear_add,
+    operator_key,
+    opset_of,
+    pad_fill,
+    softmax_axes,
+)
 from vqonnx.graph.walk import constant, constant_tensor, is_float
 from vqonnx.kernels.dpu import is_hard_sigmoid
 from vqonnx.planning.factors import is_factor
@@ -126,7 +135,7 @@ def _unsupported(node: ir.Node, support: OpSupport | None, target: Target) -> st
 
 def _opset_too_low(candidate: Candidate) -> str:
     node, needed = candidate.node, candidate.support.opset
-    version = node.version or (node.graph.opset_imports.get(node.domain) if node.graph else None) or needed
+    version = opset_of(node) or needed
     return f"{node.op_type} has an integer kernel from opset {needed} on, the model has {version}" * (version < needed)
 
 
@@ -162,9 +171,8 @@ def _gives_sum_of_rows(candidate: Candidate) -> str:
 def _normalizes_one_element(candidate: Candidate) -> str:
     """Each result is 1 then, and ONNX Runtime's uint8 kernel gives 0 (1.31)."""
     source = candidate.node.inputs[0] if candidate.node.op_type == "Softmax" else None
-    axis = int_attribute(candidate.node, "axis", -1)
     shape = None if source is None else source.shape
-    alone = shape is not None and -shape.rank() <= axis < shape.rank() and shape[axis] == 1
+    alone = shape is not None and all(shape[axis] == 1 for axis in softmax_axes(candidate.node, shape.rank()))
     return "it normalizes one element, whose share is always 1" * alone
 
 

@@ -68,6 +68,8 @@ _TABLES = OpSupport(activations=(2, 3, 4, 5, 6), float_output=True, types={"uint
 
 def _integer(name: str) -> OpSupport:
     support = replace(_INTEGER[name], heavy_from=None, float_output=False, on_request=False, follows=name in _FOLLOWING)
+    if name == "Softmax":
+        return replace(support, opset=1)
     if name not in ("Conv", "Gemm", "MatMul"):
         return support
     return replace(support, activations=(0, 1), dynamic_weight=True)
