@@ -248,3 +248,38 @@ def test_what_is_not_finite_is_in_no_range(tmp_path: Path, broken: float) -> Non
         compat.quantize_static(made, tmp_path / "q.onnx", [feed], activation_type=QuantType.QUInt8)
     scale = numpy_helper.to_array(initializers(onnx.load(tmp_path / "q.onnx"))["x_scale"])
     np.testing.assert_allclose(scale * 255, ends[1] - ends[0], rtol=0.05)
+
+
+def test_a_moved_value_has_the_type_that_the_mover_reads(tmp_path: Path) -> None:
+    text = FORK.replace("v = Tanh (t)", "v = Transpose <perm = [0, 1]> (t)") % ""
+    convert = {"quant_type": QuantType.QUInt16, "recv_nodes": {"n2"}}
+    options = {
+        "ForceQuantizeNoInputCheck": True,
+        "TensorQuantOverrides": {"t": [{"quant_type": QuantType.QInt8, "convert": convert}]},
+    }
+    result = quantized(tmp_path, model(text), op_types_to_quantize=["Transpose", "Tanh"], extra_options=options)
+    types = {name: one.data_type for name, one in initializers(result).items()}
+    makers = {node.name: node for node in result.graph.node}
+    assert types[chain(result, makers["n1"].input[0])[0]] == TensorProto.INT8
+    assert types[chain(result, "v")[0]] == TensorProto.UINT16
+
+
+@pytest.mark.parametrize(("beside", "clips"), [("c", 1), ("y", 1), ("x", 0)])
+def test_a_clip_stays_beside_what_is_converted(tmp_path: Path, beside: str, clips: int) -> None:
+    text = CONV.replace("s = Sigmoid (x)", "c = Conv (x, w, b)").replace("Conv (s, w, b)", "Relu (c)")
+    constants = {"w": np.ones((3, 2, 1, 1), np.float32), "b": np.zeros(3, np.float32)}
+    overrides = {beside: [{"quant_type": QuantType.QUInt16, "convert": {"quant_type": QuantType.QUInt8}}]}
+    result = quantized(tmp_path, model(text, constants), extra_options={"TensorQuantOverrides": overrides})
+    assert operators(result).count("Relu") == clips
+
+
+def test_a_clip_behind_what_is_moved_goes(tmp_path: Path) -> None:
+    text = CONV.replace("s = Sigmoid (x)", "c = Conv (x, w, b) m = MaxPool <kernel_shape = [1, 1]> (c)")
+    constants = {"w": np.ones((3, 2, 1, 1), np.float32), "b": np.array([-1, 0, 1], np.float32)}
+    made = model(text.replace("Conv (s, w, b)", "Relu (m)"), constants)
+    result = quantized(tmp_path, made)
+    assert "Relu" not in operators(result)
+    feed = Reader(made).get_next()
+    onnx.save(made, tmp_path / "float.onnx")
+    given, expected = (open_session(tmp_path / name).run(None, feed)[0] for name in ("q.onnx", "float.onnx"))
+    assert np.abs(given - expected).max() < 0.02 * np.abs(expected).max()

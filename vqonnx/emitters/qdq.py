@@ -127,8 +127,11 @@ class _QdqEmitter:
         assert tensor.converted_from is not None
         source = self._dequantized[tensor.converted_from]
         own = set(self._uses.get(tensor.key, []))
-        if all((node.name, index) in own for node, index in source.uses()):
+        others = [node.name for node, index in source.uses() if (node.name, index) not in own]
+        if not others:
             return source, source.is_graph_output()
+        if not any(name in self._plan.nodes for name in others) and not source.is_graph_output():
+            return source, False
         maker = source.producer()
         if not self._plan.peer_layout or maker is None or maker.inputs[0] is None:
             return source, False

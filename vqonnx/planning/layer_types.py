@@ -7,11 +7,13 @@ import onnx_ir as ir
 
 from vqonnx.core.block_formats import BLOCK_FORMATS
 from vqonnx.core.granularity import PerBlock, PerTensor
+from vqonnx.core.plan import Role
 from vqonnx.core.qtype import QTYPES, Kind, QType
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Kernel
 from vqonnx.graph.facts import clip_bounds, int_attribute
 from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.forms import form_of
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import LayerTypes, PlanRules
 from vqonnx.planning.selection import matching
@@ -52,6 +54,9 @@ class TensorTypes:
     def made(self, value: ir.Value) -> QuantSpec:
         """The spec of what an integer node computes; what is only moved keeps that of what was moved."""
         maker = self._partition.maker(value)
+        asked = self._asked_of_source(maker)
+        if asked is not None:
+            return asked
         moved = maker
         while moved is not None and moved.support.kernel is Kernel.MOVES:
             source = moved.input(moved.activations()[0])
@@ -66,6 +71,20 @@ class TensorTypes:
         if reader is not None:
             return blocked(spec, value, reader)
         return with_blocks(spec, value, -1 if moved is not None and moved.node.op_type in ("Gemm", "MatMul") else 1)
+
+    def _asked_of_source(self, mover: Candidate | None) -> QuantSpec | None:
+        """The spec that the user gave to what a mover reads, or to where that was moved from; None for neither."""
+        if mover is None or mover.support.kernel is not Kernel.MOVES or not self._rules.overrides:
+            return None
+        source = mover.input(mover.activations()[0])
+        override = None if source is None else self._rules.overrides.get(source.name or "")
+        if source is None or override is None:
+            return self._asked_of_source(self._partition.maker(source))
+        spec = form_of(source.name or "", Role.ACTIVATION, self.made(source), override).spec
+        conversion = override.conversion
+        if conversion is not None and (not conversion.readers or mover.name in conversion.readers):
+            return form_of(source.name or "", Role.ACTIVATION, spec, conversion.form).spec
+        return spec
 
     def read(self, value: ir.Value, reader: Candidate) -> QuantSpec:
         """The spec that a node wants of what it reads."""

@@ -3,7 +3,7 @@
 A pass over the nodes in graph order, since an operator that only follows is quantized where its inputs are already.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -14,14 +14,16 @@ from vqonnx.graph.facts import operator_key, pad_fill
 from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import AS_GIVEN_CHECKS, INTEGER_CHECKS, Candidate, has_float_edge, is_exact_on_codes
 from vqonnx.planning.partition import Partition
+from vqonnx.planning.rules import PlanRules
 
 _LOOKUPS = frozenset({"Gather", "GatherElements"})
 """Quantized where their table is a constant, too."""
+_CLIPS = frozenset({"Clip", "Relu"})
 _SKIPPED = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
 
 
 def listed_candidates(
-    nodes: Sequence[ir.Node], target: Target, rejected: Mapping[str, str], named: Iterable[str]
+    nodes: Sequence[ir.Node], target: Target, rejected: Mapping[str, str], rules: PlanRules
 ) -> tuple[list[Candidate], list[Skip]]:
     """Split the nodes with a float edge into those that the target lists, or the user names, and the others.
 
@@ -29,18 +31,19 @@ def listed_candidates(
         nodes: The nodes of the main graph, in graph order.
         target: The target.
         rejected: Nodes that the user leaves float, with the reason.
-        named: Operators that the user names.
+        rules: What the user asks for: operators by name, conversions.
     """
     found: list[Candidate] = []
     skips: list[Skip] = []
-    asked = frozenset(named) - _SKIPPED
+    asked = frozenset(rules.selection.op_types) - _SKIPPED
+    converted = {name for name, override in rules.overrides.items() if override.conversion is not None}
     for node in filter(has_float_edge, nodes):
         support = target.ops.get(operator_key(node)) or (target.others if node.op_type in asked else None)
         reason = rejected.get(node.name or "") or _refused(node, support)
         if reason or support is None:
             skips.append(Skip(node.name or "", node.op_type, reason))
         else:
-            found.append(Candidate(node, _as_it_can(node, support)))
+            found.append(Candidate(node, _as_it_can(node, support, converted)))
     return found, skips
 
 
@@ -55,15 +58,19 @@ def _refused(node: ir.Node, support: OpSupport | None) -> str:
     return next((reason for check in checks if (reason := check(Candidate(node, support)))), "")
 
 
-def _as_it_can(node: ir.Node, support: OpSupport) -> OpSupport:
+def _as_it_can(node: ir.Node, support: OpSupport, converted: Collection[str]) -> OpSupport:
     """A mover that adds values, and a clip that no range repeats, compute: their output has a range of its own.
 
+    So does a clip beside a value that is converted, as the node before it must give that in the first type.
     An integer Pad takes its input, and a fill that is computed at run time, in the scale of its output, whose range
     holds what it fills with.
     """
     if node.op_type == "Pad" and support.types and pad_fill(node) is None:
         support = replace(support, activations=(0, 2))
-    if support.kernel is Kernel.COMPUTE or is_exact_on_codes(Candidate(node, support)):
+    is_apart = support.kernel is Kernel.CLIPS and any(
+        value is not None and value.name in converted for value in (node.inputs[0], node.outputs[0])
+    )
+    if support.kernel is Kernel.COMPUTE or (not is_apart and is_exact_on_codes(Candidate(node, support))):
         return support
     return replace(support, kernel=Kernel.COMPUTE, same_scale=bool(support.types))
 
@@ -91,6 +98,11 @@ class ListedPartition(Partition):
         self._float_outputs = frozenset(float_outputs)
         super().__init__(candidates, everything=everything)
 
+    def _may_clip(self, candidate: Candidate) -> bool:
+        """A float mover is quantized behind it, and so may have another range than it reads."""
+        is_float_mover = candidate.support.kernel is Kernel.MOVES and not candidate.support.types
+        return is_float_mover or super()._may_clip(candidate)
+
     def _reduce(self) -> None:
         for candidate in list(self._kept.values()):
             if self._is_in_place(candidate):
@@ -104,7 +116,7 @@ class ListedPartition(Partition):
         is_clip = candidate.support.kernel is Kernel.CLIPS
         if is_clip and candidate.support.types and (self._float_clips or not self.follows(candidate)):
             return False  # there is no integer operator for a clip that stands alone
-        if not candidate.support.follows or (self._everything and not is_clip):
+        if not candidate.support.follows or (self._everything and candidate.node.op_type not in _CLIPS):
             return True
         values = [value for i in candidate.activations() if (value := candidate.input(i)) is not None]
         values = values[:1] if candidate.node.op_type == "Pad" else values

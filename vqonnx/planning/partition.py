@@ -53,11 +53,15 @@ class Partition:
     def clip_after(self, candidate: Candidate) -> Candidate | None:
         """The clip that alone reads the node's output, and which the output's range, or the kernel, may absorb."""
         output = candidate.tail.outputs[0]
-        if output.is_graph_output() or len(output.uses()) != 1 or candidate.support.kernel is not Kernel.COMPUTE:
+        if output.is_graph_output() or len(output.uses()) != 1 or not self._may_clip(candidate):
             return None
         reader, index = next(iter(output.uses()))
         clip = self._kept.get(reader) if reader.graph is output.graph else None
         return clip if clip is not None and clip.support.kernel.is_activation and index == 0 else None
+
+    def _may_clip(self, candidate: Candidate) -> bool:
+        """Whether the range of what the node gives is its own."""
+        return candidate.support.kernel is Kernel.COMPUTE
 
     def follows(self, candidate: Candidate) -> bool:
         """Whether the node is an activation that belongs to the node before it."""
