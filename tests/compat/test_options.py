@@ -36,6 +36,13 @@ def test_what_is_not_known_is_logged_and_changes_nothing(
     assert [warning in message for message in caplog.messages] == [True]
 
 
+def test_operators_that_the_model_lacks_are_not_worth_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    named = ["MatMul", "Conv", "EmbedLayerNormalization", "Transpose"]
+    compat.quantize_static(model(PRODUCTS), tmp_path / "s.onnx", Reader(SHAPES[PRODUCTS]), op_types_to_quantize=named)
+    compat.quantize_dynamic(model(PRODUCTS), tmp_path / "d.onnx", op_types_to_quantize=[*named, "Attention", "LSTM"])
+    assert not caplog.messages
+
+
 def test_options_of_static_quantization_change_nothing_in_dynamic(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

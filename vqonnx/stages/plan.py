@@ -51,7 +51,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         **entered,
         **_not_requested(nodes, device, rules),
         **quantized_already(nodes, device.ops, rules.keep_stored),
-        **rejections(nodes, rules.selection, known),
+        **rejections(nodes, rules.selection, known, {key.rpartition("::")[2] for key in device.ops}),
         **_with_followers(nodes, rules.floats, device.ops),
     }
     if device.as_given:
