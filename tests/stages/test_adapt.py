@@ -121,6 +121,27 @@ def test_an_approximation_counts_as_error_of_the_result(tmp_path):
     assert approximate(prepared, Adaptation(relus=True)) == ({"Clips made Relus": 1}, ())
 
 
+def test_what_stays_float_keeps_its_arithmetic(tmp_path):
+    """A Sigmoid that is excluded is no HardSigmoid, since the device never runs it."""
+    weights = {"w": WEIGHT}
+    text = """g (float[2, 4, 16, 16] x) => (float[A, B, C, D] y) {
+        c = Conv (x, w)
+        y = Sigmoid (c)
+    }"""
+    samples = [{"x": normal(2, 4, 16, 16)} for _ in range(8)]
+    found = {}
+    for exclude in ([], ["op:Sigmoid"], ["*"]):
+        report = quantize_static(
+            build(text, weights), tmp_path / "m.onnx", samples, preset="xint8", nodes_to_exclude=exclude,
+            progress=lambda *_: None,
+        )  # fmt: skip
+        found[tuple(exclude)] = report
+        ops = {node.op_type for node in load(tmp_path / "m.onnx").graph}
+        assert ("HardSigmoid" in ops) == (not exclude)
+    assert found[()].verification.worst_db < found["op:Sigmoid",].verification.worst_db
+    assert found["*",].verification.worst_db == np.inf  # nothing was quantized, and nothing changed
+
+
 @pytest.mark.parametrize("how", list(Equalization))
 def test_equalized_layers_leave_the_outputs(how):
     spread = np.geomspace(0.01, 10, 6).astype(np.float32).reshape(6, 1, 1, 1)

@@ -17,7 +17,7 @@ from vqonnx.core.target import Form, Target
 from vqonnx.errors import OptionError
 from vqonnx.flows.job import Correction, Guard, StaticJob
 from vqonnx.flows.kept import AlreadyQuantized, Left, keep_file, quantized_parts
-from vqonnx.flows.static import quantize_file
+from vqonnx.flows.static import adapted, quantize_file
 from vqonnx.graph.io import ModelSource, load
 from vqonnx.planning.rules import Pattern
 from vqonnx.progress import Progress, terminal_progress
@@ -38,7 +38,7 @@ from vqonnx.quantizers.types import (
 )
 from vqonnx.quantizers.vitis import VitisFixNeuronQuantizer, VitisONNXQuantizer, VitisQDQQuantizer
 from vqonnx.report.model import Report
-from vqonnx.stages.adapt import adapt, adapt_border, approximate
+from vqonnx.stages.adapt import adapt_border
 from vqonnx.stages.plan import make_plan
 
 T = TypeVar("T")
@@ -303,6 +303,5 @@ def _planned(model: ir.Model, options: QuantizerOptions) -> Plan:
     """The plan for a private model, which is prepared in place."""
     adapt_border(model, options.adaptation)
     prepared = prepare_for(model, options)
-    adapt(prepared.model, options.adaptation)
-    _, inside = approximate(prepared.model, options.adaptation)
+    _, _, inside = adapted(prepared, options)
     return make_plan(prepared.model, options.target, options.rules.without(inside), prepared.folded)

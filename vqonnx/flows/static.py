@@ -18,13 +18,15 @@ from vqonnx.flows.job import Draft, StaticJob
 from vqonnx.graph.atomic import check_writable
 from vqonnx.graph.external import external_tensors, is_inside
 from vqonnx.graph.io import ModelSource, load, save
+from vqonnx.quantizers.options import QuantizerOptions
 from vqonnx.quantizers.preparation import prepare_for
 from vqonnx.report.figures import Level, Verification
 from vqonnx.report.model import OptionUsed, Report
-from vqonnx.stages.adapt import Adaptation, adapt, adapt_border, approximate
+from vqonnx.stages.adapt import adapt, adapt_border, approximate
 from vqonnx.stages.equalize import equalize
 from vqonnx.stages.layer_equalization import Equalization, equalized_layers
 from vqonnx.stages.observe import ObserveOptions
+from vqonnx.stages.plan import make_plan
 from vqonnx.stages.prepare import Prepared
 from vqonnx.stages.recorded import RecordedModel
 from vqonnx.stages.smooth import smooth
@@ -49,7 +51,7 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
     with open_samples(reader, model_inputs(model)) as samples:
         with clock.stage("prepare"):
             prepared = prepare_for(model, job.options)
-            reference, changes, inside = _adapted(prepared.model, job.options.adaptation)
+            reference, changes, inside = adapted(prepared, job.options)
             job = _without(job, inside)
         job = _smoothed(prepared.model, samples, job, clock)
         drafting, how, streams = _equalized_best(prepared, reference, samples, job, clock)
@@ -59,16 +61,23 @@ def quantize_file(source: ModelSource, destination: Path, reader: Reader, job: S
         return replace(report, options=(*report.options, *changes))
 
 
-def _adapted(model: ir.Model, wanted: Adaptation) -> tuple[ir.Model | None, tuple[OptionUsed, ...], tuple[str, ...]]:
-    """Give the model the device's operators, in place.
+def adapted(
+    prepared: Prepared, options: QuantizerOptions
+) -> tuple[ir.Model | None, tuple[OptionUsed, ...], tuple[str, ...]]:
+    """Give a prepared model the device's operators, in place; only what the device is to run is approximated.
 
     Returns:
         What it was before it was approximated, None where it was not; what was done, for the report; and the nodes that
         are parts of an operator.
     """
-    exact = adapt(model, wanted)
-    reference = None if wanted.is_exact else load(model)
-    near, inside = approximate(model, wanted)
+    model, wanted = prepared.model, options.adaptation
+    exact, near = adapt(model, wanted), dict[str, int]()
+    reference: ir.Model | None = None
+    inside: tuple[str, ...] = ()
+    if not wanted.is_exact:
+        reference = load(model)
+        planned = make_plan(model, options.target, options.rules, prepared.folded).nodes
+        near, inside = approximate(model, wanted, planned)
     done = {"adapted": exact, "approximated": near}
     told = {name: ", ".join(f"{what} {count}" for what, count in counts.items()) for name, counts in done.items()}
     changes = tuple(OptionUsed(name, text, "target or caller") for name, text in told.items() if text)

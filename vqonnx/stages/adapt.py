@@ -4,7 +4,7 @@ What is exact is done to the model that the result is compared with. What only c
 arithmetic, a Clip that becomes Relu) is done to the model that is quantized, so that the comparison shows its cost.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import onnx_ir as ir
@@ -125,8 +125,15 @@ def adapt(model: ir.Model, options: Adaptation) -> dict[str, int]:
     return _settled(model, counts)
 
 
-def approximate(model: ir.Model, options: Adaptation) -> tuple[dict[str, int], tuple[str, ...]]:
+def approximate(
+    model: ir.Model, options: Adaptation, only: Collection[str] | None = None
+) -> tuple[dict[str, int], tuple[str, ...]]:
     """Change operators of a prepared model, in place, to what the device computes instead.
+
+    Args:
+        model: The model.
+        options: What is done to it.
+        only: Names of the nodes that the device is to run; all by default. The others compute what they did.
 
     Returns:
         How many, by what was done; and the nodes in which single operators of the device are written out, which no one
@@ -135,12 +142,12 @@ def approximate(model: ir.Model, options: Adaptation) -> tuple[dict[str, int], t
     counts: dict[str, int] = {}
     inside: tuple[str, ...] = ()
     if options.relus or options.all_relus:
-        counts["Clips made Relus"] = clips_to_relus(model, highest=None if options.all_relus else 6.0)
+        counts["Clips made Relus"] = clips_to_relus(model, highest=None if options.all_relus else 6.0, only=only)
     if options.simulation is not None:
-        changed = simulate_dpu(model, replace(options.simulation, softmax=False))
+        changed = simulate_dpu(model, replace(options.simulation, softmax=False), only)
         if options.simulation.softmax:
             before = set(model.graph.all_nodes())
-            changed += simulate_dpu(model, _SOFTMAX)
+            changed += simulate_dpu(model, _SOFTMAX, only)
             ensure_unique_names(model)
             inside = tuple(node.name or "" for node in model.graph.all_nodes() if node not in before)
         counts["operators with the device's arithmetic"] = changed

@@ -1,6 +1,7 @@
 """Clips from zero on, as Relus."""
 
 import math
+from collections.abc import Collection
 
 import onnx_ir as ir
 
@@ -10,7 +11,7 @@ from vqonnx.graph.names import NameAllocator
 from vqonnx.graph.walk import FLOAT_TYPES, nested_graphs
 
 
-def clips_to_relus(model: ir.Model, *, highest: float | None = 6.0) -> int:
+def clips_to_relus(model: ir.Model, *, highest: float | None = 6.0, only: Collection[str] | None = None) -> int:
     """Turn each Clip whose bounds are 0 and ``highest`` into Relu; return how many. Bodies are included.
 
     Exact where no value exceeds the bound, and then only. It lets channels be scaled through the activation, and
@@ -21,12 +22,14 @@ def clips_to_relus(model: ir.Model, *, highest: float | None = 6.0) -> int:
         model: Any model; values of unknown type are left.
         highest: The upper bound that is given up. None: whichever there is; infinity: none. A Clip from 0 without an
             upper bound, or with one that no finite number of its type exceeds, always becomes Relu: that is exact.
+        only: Names of the Clips that may change; all by default.
     """
     names = NameAllocator.of(model)
-    nodes = [node for graph in nested_graphs(model.graph) for node in graph if _becomes_relu(node, highest)]
-    for node in nodes:
+    found = [node for graph in nested_graphs(model.graph) for node in graph if _becomes_relu(node, highest)]
+    chosen = [node for node in found if only is None or node.name in only]
+    for node in chosen:
         replace_node(node, [make_node(names, "Relu", [node.inputs[0]])], names)
-    return len(nodes)
+    return len(chosen)
 
 
 def _becomes_relu(node: ir.Node, highest: float | None) -> bool:

@@ -5,7 +5,7 @@ the choice of scales then see the device's values.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
@@ -57,10 +57,15 @@ class DpuSimulation:
     softmax: bool = False
 
 
-def simulate_dpu(model: ir.Model, options: DpuSimulation = DpuSimulation()) -> int:
+def simulate_dpu(model: ir.Model, options: DpuSimulation = DpuSimulation(), only: Collection[str] | None = None) -> int:
     """Give the operators of ``model`` that are chosen the device's constants; return how many nodes changed.
 
     Bodies are included; nodes whose type, sizes or bounds are not known stay. Once done, it changes nothing more.
+
+    Args:
+        model: Changed in place.
+        options: The operators.
+        only: Names of the nodes that may change; all by default.
 
     Raises:
         UnsupportedModelError: Softmax is chosen, and the opset is below 13.
@@ -75,8 +80,9 @@ def simulate_dpu(model: ir.Model, options: DpuSimulation = DpuSimulation()) -> i
     for field in fields(options):
         if getattr(options, field.name):
             nodes = [node for graph in nested_graphs(model.graph) for node in graph if not node.domain]
+            chosen = [node for node in nodes if only is None or node.name in only]
             operators, change = _CHANGES[field.name]
-            count += sum(change(node, names) for node in nodes if node.op_type in operators and _is_float(node))
+            count += sum(change(node, names) for node in chosen if node.op_type in operators and _is_float(node))
     return count
 
 
