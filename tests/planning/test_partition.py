@@ -179,3 +179,22 @@ def test_a_target_may_count_a_light_operator_as_heavy() -> None:
     model = conv_model("s = Sigmoid (x)\ny = Tanh (s)")
     target = replace(EAGER, ops={**EAGER.ops, "Sigmoid": OpSupport(kernel=Kernel.COMPUTE, heavy_from=1)})
     assert set(plan_of(model, target).nodes) == {"Sigmoid_0"}
+
+
+@pytest.mark.parametrize(
+    ("body", "between"),
+    [
+        ([conv("h", "x", "a"), "y = Relu (h)"], False),
+        (["h = Mul (x, x)", "y = Relu (h)"], True),
+        (["h = Add (x, x)", "y = Clip (h, zero, six)"], False),
+        (["h = Add (x, x)", "y = Clip (h, zero, five)"], True),
+    ],
+)
+def test_the_npu_computes_few_activations_with_what_is_before_them(body: list[str], between: bool) -> None:
+    bounds = [
+        f"{name} = Constant <value_float = {value}.0> ()" for name, value in (("zero", 0), ("five", 5), ("six", 6))
+    ]
+    plan = plan_of(conv_model("\n".join([*bounds, *body])), "vitis")
+    first, second = plan.nodes.values()
+    assert (first.outputs[0] is not None) is between
+    assert (second.inputs[0] is not None) is between

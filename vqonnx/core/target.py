@@ -63,6 +63,8 @@ class OpSupport:
         attributes: Values that the kernel takes of an attribute; where it is left out, its default is one of them.
         absent: Indices of optional inputs that the kernel does not take.
         one_zero_point: Whether all channels of the weight must have the same zero point.
+        behind: Of what is computed with the operator before it: those that may be; all where empty.
+        bounds: Of a Clip that is: the bounds (low, high) that it may have; any where empty.
         on_request: Quantized only where the user names the operator: its integer kernel is slower than the float one.
         follows: On a target that takes graphs as given: quantized only where all its activations are quantized already.
     """
@@ -84,6 +86,8 @@ class OpSupport:
     attributes: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     absent: tuple[int, ...] = ()
     one_zero_point: bool = False
+    behind: tuple[str, ...] = ()
+    bounds: tuple[tuple[float, float], ...] = ()
     on_request: bool = False
     follows: bool = False
 

@@ -8,6 +8,7 @@ from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel
 from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.fused import is_fused
 from vqonnx.planning.quantized import is_dequantized
 
 
@@ -57,7 +58,7 @@ class Partition:
             return None
         reader, index = next(iter(output.uses()))
         clip = self._kept.get(reader) if reader.graph is output.graph else None
-        return clip if clip is not None and clip.support.kernel.is_activation and index == 0 else None
+        return clip if clip is not None and index == 0 and is_fused(reader, clip.support, candidate.tail) else None
 
     def _may_clip(self, candidate: Candidate) -> bool:
         """Whether the range of what the node gives is its own."""

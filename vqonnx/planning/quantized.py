@@ -12,6 +12,7 @@ from vqonnx.errors import UnsupportedModelError
 from vqonnx.graph.facts import operator_key
 from vqonnx.graph.walk import constant_tensor, is_float, nodes, only_reader
 from vqonnx.planning.factors import is_factor
+from vqonnx.planning.fused import is_fused
 
 _OPERATORS = frozenset(
     {
@@ -59,9 +60,7 @@ def refuse_quantized(found: Iterable[ir.Node]) -> None:
         )
 
 
-def quantized_already(
-    among: Iterable[ir.Node], ops: Mapping[str, OpSupport], complete: bool = False
-) -> dict[str, str]:
+def quantized_already(among: Iterable[ir.Node], ops: Mapping[str, OpSupport], complete: bool = False) -> dict[str, str]:
     """Why nodes need nothing more, by name: they are quantized operators, or stand between pairs.
 
     Args:
@@ -87,12 +86,13 @@ def _follows_quantized(node: ir.Node, ops: Mapping[str, OpSupport], found: Mappi
     if before is None or found.get(before.name or "") != _DONE or not _is_taken(node, ops):
         return False
     reader = only_reader(before.outputs[0])
-    return reader is not None and reader[0] is node and _belongs_before(node, ops)
+    return reader is not None and reader[0] is node and _belongs_to(node, before, ops)
 
 
-def _belongs_before(node: ir.Node, ops: Mapping[str, OpSupport]) -> bool:
+def _belongs_to(node: ir.Node, before: ir.Node, ops: Mapping[str, OpSupport]) -> bool:
     support = ops.get(operator_key(node))
-    return is_factor(node) or (support is not None and support.kernel is Kernel.FUSED)
+    fused = support is not None and support.kernel is Kernel.FUSED and is_fused(node, support, before)
+    return fused or is_factor(node)
 
 
 def _is_taken(node: ir.Node, ops: Mapping[str, OpSupport]) -> bool:
@@ -100,7 +100,7 @@ def _is_taken(node: ir.Node, ops: Mapping[str, OpSupport]) -> bool:
     if any(output.is_graph_output() for output in node.outputs):
         return False
     readers = [reader for output in node.outputs for reader, _ in output.uses()]
-    if len(readers) == 1 and _belongs_before(readers[0], ops):
+    if len(readers) == 1 and _belongs_to(readers[0], node, ops):
         return _is_taken(readers[0], ops)
     return bool(readers) and all(map(_quantizes, readers))
 

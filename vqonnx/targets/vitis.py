@@ -122,7 +122,10 @@ NPU_RULES: tuple[PositionRule, ...] = (
 
 _MOVES = OpSupport(kernel=Kernel.MOVES, activations=(0,))
 _LIGHT = OpSupport()
-_FUSED = OpSupport(kernel=Kernel.FUSED)
+_FUSED = OpSupport(
+    kernel=Kernel.FUSED,
+    behind=("Add", "AveragePool", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool"),
+)
 
 _OPS = {
     "Conv": OpSupport(activations=(0,), weight=1, weight_axis=0, bias=2, heavy_from=1),
@@ -130,7 +133,7 @@ _OPS = {
     "Gemm": OpSupport(activations=(0,), weight=1, weight_axis=1, transposed="transB", bias=2, heavy_from=1),
     "MatMul": OpSupport(activations=(0,), weight=1, weight_axis=1, heavy_from=1),
     "Relu": _FUSED,
-    "Clip": replace(_FUSED, activations=(0,)),
+    "Clip": replace(_FUSED, activations=(0,), bounds=((0.0, 6.0), (0.0, 1.0))),
     "LeakyRelu": _FUSED,
     "PRelu": _FUSED,
     **dict.fromkeys(
