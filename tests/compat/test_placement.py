@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import parser
+from onnx import numpy_helper, parser
 
 import vqonnx.compat as compat
 from tests.compat.test_quantize import PRODUCTS, SHAPES, Reader, array, model, nodes
@@ -170,3 +170,25 @@ def test_an_integer_softmax_normalizes_what_its_opset_says(tmp_path: Path, opset
     assert nodes(onnx.load(tmp_path / "q.onnx"))["QLinearSoftmax"] == 1
     real, given = (open_session(tmp_path / name).run(None, feed)[0] for name in ("f.onnx", "q.onnx"))
     np.testing.assert_allclose(given, real, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shape", "per_channel", "operator"),
+    [((3, 2), False, "QGemm"), ((3, 1), False, "QGemm"), ((1, 2), True, "QGemm"), ((3, 2), True, "Gemm")],
+)
+def test_a_bias_that_is_no_vector_is_quantized_with_one_scale_only(
+    tmp_path: Path, shape: tuple[int, ...], per_channel: bool, operator: str
+) -> None:
+    made = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[3,2] x) => (float[3,2] y) <float[2,2] w = {1, -2, 3, 4}> { y = Gemm (x, w, b) }
+    """)
+    random = np.random.default_rng(0)
+    bias = random.normal(size=shape).astype(np.float32)
+    made.graph.initializer.append(numpy_helper.from_array(bias, "b"))
+    feed = {"x": random.normal(size=(3, 2)).astype(np.float32)}
+    form: dict[str, Any] = {"quant_format": compat.QuantFormat.QOperator, "per_channel": per_channel}
+    compat.quantize_static(made, tmp_path / "q.onnx", [feed], **form)
+    assert nodes(onnx.load(tmp_path / "q.onnx"))[operator] == 1
+    given = open_session(tmp_path / "q.onnx").run(None, feed)[0]
+    np.testing.assert_allclose(given, feed["x"] @ [[1, -2], [3, 4]] + bias, atol=0.12)

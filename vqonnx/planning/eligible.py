@@ -224,17 +224,20 @@ def _gemm_factors(candidate: Candidate) -> str:
     return "alpha or beta is not 1 and could not be folded into a constant"
 
 
-def _bias_form(candidate: Candidate) -> str:
-    bias, weight = candidate.bias(), candidate.weight()
+def _bias_not_constant(candidate: Candidate) -> str:
+    bias = candidate.bias()
     if bias is None:
         return ""
-    tensor = constant_tensor(bias)
-    if tensor is None:
+    if constant_tensor(bias) is None:
         return "its bias is computed at run time"
-    if weight is None:
-        return "it has a bias but no constant weight"
-    shape = tensor.shape.numpy()
-    return "" if len(shape) == 1 else f"its bias of shape {list(shape)} is no vector of output channels"
+    return "" if candidate.weight() is not None else "it has a bias but no constant weight"
+
+
+def _bias_no_vector(candidate: Candidate) -> str:
+    tensor = constant_tensor(candidate.bias())
+    shape = () if tensor is None else tensor.shape.numpy()
+    fits = tensor is None or len(shape) == 1
+    return "" if fits else f"its bias of shape {list(shape)} is no vector of output channels"
 
 
 def _clip_needs_constants(candidate: Candidate) -> str:
@@ -276,7 +279,8 @@ _CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _weight_not_constant,
     _empty_weight,
     _gemm_factors,
-    _bias_form,
+    _bias_not_constant,
+    _bias_no_vector,
     _clip_needs_constants,
     _other_hard_sigmoid,
     _half_concat,
@@ -297,10 +301,13 @@ AS_GIVEN_CHECKS: tuple[Callable[[Candidate], str], ...] = (
 INTEGER_CHECKS: tuple[Callable[[Candidate], str], ...] = (
     _normalizes_one_element,
     _weight_not_constant,
-    _bias_form,
+    _bias_not_constant,
     _gives_sum_of_rows,
 )
-"""… and besides where it is to become an integer operator."""
+"""… and besides where it is to become an integer operator …"""
+
+CHANNEL_CHECKS: tuple[Callable[[Candidate], str], ...] = (_bias_no_vector,)
+"""… with one scale an output channel."""
 
 
 def is_exact_on_codes(candidate: Candidate) -> bool:

@@ -12,7 +12,14 @@ from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel, OpSupport, Target
 from vqonnx.graph.facts import operator_key, pad_fill
 from vqonnx.graph.walk import constant_tensor, is_float
-from vqonnx.planning.eligible import AS_GIVEN_CHECKS, INTEGER_CHECKS, Candidate, has_float_edge, is_exact_on_codes
+from vqonnx.planning.eligible import (
+    AS_GIVEN_CHECKS,
+    CHANNEL_CHECKS,
+    INTEGER_CHECKS,
+    Candidate,
+    has_float_edge,
+    is_exact_on_codes,
+)
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import PlanRules
 
@@ -39,7 +46,7 @@ def listed_candidates(
     converted = {name for name, override in rules.overrides.items() if override.conversion is not None}
     for node in filter(has_float_edge, nodes):
         support = target.ops.get(operator_key(node)) or (target.others if node.op_type in asked else None)
-        reason = rejected.get(node.name or "") or _refused(node, support)
+        reason = rejected.get(node.name or "") or _refused(node, support, rules)
         if reason or support is None:
             skips.append(Skip(node.name or "", node.op_type, reason))
         else:
@@ -47,14 +54,16 @@ def listed_candidates(
     return found, skips
 
 
-def _refused(node: ir.Node, support: OpSupport | None) -> str:
+def _refused(node: ir.Node, support: OpSupport | None, rules: PlanRules) -> str:
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return "already quantized"
     if support is None:
         return f"{operator_key(node)} is quantized only where op_types_to_quantize names it"
     if support.types and support.kernel is Kernel.CLIPS and not is_exact_on_codes(Candidate(node, support)):
         return "it clips to bounds that no range of codes repeats"
-    checks = (*AS_GIVEN_CHECKS, *(INTEGER_CHECKS if support.types else ()))
+    checks = AS_GIVEN_CHECKS
+    if support.types:
+        checks += INTEGER_CHECKS + (CHANNEL_CHECKS if rules.per_channel else ())
     return next((reason for check in checks if (reason := check(Candidate(node, support)))), "")
 
 
