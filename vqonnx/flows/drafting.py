@@ -23,6 +23,7 @@ from vqonnx.quantizers.refinement import start_params
 from vqonnx.report.model import BiasCorrection, GuardAction
 from vqonnx.stages.compare import compare
 from vqonnx.stages.correct import correct, correctable
+from vqonnx.stages.correct_bodies import correct_bodies, correctable_inside
 from vqonnx.stages.correct_fast import correct_fast
 from vqonnx.stages.emit import emit
 from vqonnx.stages.guard import collapsing_nodes
@@ -192,7 +193,8 @@ class Drafting:
 
     def _corrected(self, draft: Draft) -> Draft:
         """The draft with corrected biases, if they help on held-back samples or were asked for."""
-        layers = correctable(self.prepared.model, draft.plan)
+        model, plan = self.prepared.model, draft.plan
+        layers = len(correctable(model, plan)) + len(correctable_inside(model, plan))
         if self.job.correction is Correction.OFF or not layers:
             return draft
         with self.clock.stage("correct"):
@@ -204,7 +206,7 @@ class Drafting:
             kept=kept,
             before_db=draft.worst_db,
             after_db=better.worst_db,
-            corrected=len(layers),
+            corrected=layers,
         )
         return replace(better if kept else draft, correction=correction)
 
@@ -213,7 +215,13 @@ class Drafting:
         samples = self.samples.calibration[:: -(-count // _CORRECTION_SAMPLES)]
         if self.job.correction is Correction.FAST:
             return correct_fast(model, draft.plan, draft.solutions, samples)
-        return correct(model, draft.plan, draft.solutions, samples, progress=self.job.progress)
+        plan, progress = draft.plan, self.job.progress
+        solutions = correct(model, plan, draft.solutions, samples, progress=progress)
+        if not correctable_inside(model, plan):
+            return solutions
+        # What bodies read is right now; what reads them was corrected for what they have lost.
+        solutions = correct_bodies(model, plan, solutions, samples, progress=progress)
+        return correct(model, plan, solutions, samples, progress=progress)
 
     def _rescued(self, draft: Draft) -> Draft:
         """The draft with its most sensitive nodes back in float, where an output collapses or is near to it.

@@ -83,7 +83,7 @@ def correct(
     # Whatever form will be written: in this one every bias is codes that can be fed, and the kernels are the same.
     quantized = emit(model, replace(plan, form=Form.QDQ), solutions)
     results = _results(quantized, layers)
-    cut = segments(quantized.graph, [[result] for result in results], _is_activation_dequantizer)
+    cut = segments(quantized.graph, [[result] for result in results], is_activation_dequantizer)
     feeds = feeds[: _affordable(quantized, cut, results, solutions, feeds)]
     wanted = {layer.result: ChannelMean(axis=layer.axis) for layer in layers}
     means = observe(model, wanted, feeds, ObserveOptions()).tensors
@@ -116,11 +116,13 @@ def _affordable(
 
 
 def correctable(model: ir.Model, plan: Plan) -> list[Layer]:
-    """The planned layers of the main graph with a float32 bias of their own, in graph order.
+    """The planned layers of the main graph with a float32 bias of their own, in graph order."""
+    return layers_of(model, plan, model.graph)
 
-    A bias inside a body cannot be fed, and what it shifts is seen only mixed over the body's runs.
-    """
-    nodes, values = {node.name: node for node in model.graph}, values_by_name(model)
+
+def layers_of(model: ir.Model, plan: Plan, among: Iterable[ir.Node]) -> list[Layer]:
+    """Those of the nodes ``among`` that are planned and have a float32 bias of their own, in the plan's order."""
+    nodes, values = {node.name: node for node in among}, values_by_name(model)
     readers: dict[str, int] = {}
     for node in plan.nodes.values():
         for key in node.inputs:
@@ -152,12 +154,13 @@ def _results(quantized: ir.Model, layers: Iterable[Layer]) -> dict[ir.Value, Lay
     for value in values.values():
         maker = value.producer()
         if KEY in value.meta and maker is not None:
-            source = maker.inputs[0] if _is_activation_dequantizer(maker) else value
+            source = maker.inputs[0] if is_activation_dequantizer(maker) else value
             codes[value.meta[KEY]] = value if source is None else source
     return {values[layer.result] if layer.key is None else codes[layer.key]: layer for layer in layers}
 
 
-def _is_activation_dequantizer(node: ir.Node) -> bool:
+def is_activation_dequantizer(node: ir.Node) -> bool:
+    """Whether a node of an emitted model gives the dequantized form of an activation."""
     return KEY in node.outputs[0].meta and node.op_type.endswith("DequantizeLinear")
 
 

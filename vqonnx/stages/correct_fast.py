@@ -5,7 +5,7 @@ arXiv:1906.04721, section 4.2). Padding counts as if it were not there, and what
 empirical correction of ``correct.py`` sees both, and takes longer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,10 @@ from vqonnx.graph.walk import constant, nodes_by_name, values_by_name
 from vqonnx.kernels.affine import dequantize
 from vqonnx.kernels.bias import mean_shift, shifted_bias
 from vqonnx.stages.correct import Layer, correctable
+from vqonnx.stages.correct_bodies import channel_means, correctable_inside, watched_as
 from vqonnx.stages.observe import ObserveOptions, observe
+
+_PLACES = correctable, correctable_inside
 
 
 def correct_fast(model: ir.Model, plan: Plan, solutions: Solutions, feeds: Sequence[Feed]) -> Solutions:
@@ -35,24 +38,38 @@ def correct_fast(model: ir.Model, plan: Plan, solutions: Solutions, feeds: Seque
         solutions: Its numbers.
         feeds: Calibration samples.
     """
-    nodes = nodes_by_name(model)
-    layers = [(layer, *_source(nodes, plan, layer)) for layer in correctable(model, plan)]
-    if not layers:
-        return solutions
-    wanted = {value: ChannelMean(axis=layer.axis) for layer, _, value in layers}
-    means = observe(model, wanted, feeds, ObserveOptions()).tensors
-    values = values_by_name(model)
+    nodes, values = nodes_by_name(model), values_by_name(model)
+    main, inside = ([(layer, *_source(nodes, plan, layer)) for layer in found(model, plan)] for found in _PLACES)
+    errors = {
+        layer.bias: _weight_error(values, plan, solutions, planned, nodes[planned.node])
+        for layer, planned, _ in (*main, *inside)
+    }
+    wanted = {value: ChannelMean(axis=layer.axis) for layer, _, value in main}
+    observed = observe(model, wanted, feeds, ObserveOptions()).tensors if wanted else {}
+    means = {layer.bias: one.means for layer, _, value in main if isinstance(one := observed[value], ChannelMean)}
+    watched = {
+        layer.bias: watched_as(values[value], layer.axis, _input_channels(errors[layer.bias], nodes[planned.node]))
+        for layer, planned, value in inside
+    }
+    means |= channel_means(model, watched, feeds) if watched else {}
     constants = dict(solutions.constants)
-    for layer, planned, value in layers:
-        observed, bias = means[value], constants[layer.bias]
-        assert isinstance(observed, ChannelMean)
-        key = next(k for k in planned.inputs if k is not None and plan.tensors[k].role is Role.WEIGHT)
-        weight, rounded = constant(values[plan.tensors[key].tensor]), constants[key]
-        assert weight is not None
-        error = weight.astype(np.float64) - _as_read(rounded)
-        shift = mean_shift(_output_first(error, nodes[planned.node]), observed.means)
-        constants[layer.bias] = shifted_bias(bias, shift)
+    for bias, mean in means.items():
+        constants[bias] = shifted_bias(constants[bias], mean_shift(errors[bias], mean))
     return replace(solutions, constants=constants)
+
+
+def _weight_error(
+    values: Mapping[str, ir.Value], plan: Plan, solutions: Solutions, planned: NodePlan, node: ir.Node
+) -> npt.NDArray[np.float64]:
+    """What rounding took from the weight of a node, [outputs, inputs of a group, …]."""
+    key = next(k for k in planned.inputs if k is not None and plan.tensors[k].role is Role.WEIGHT)
+    weight = constant(values[plan.tensors[key].tensor])
+    assert weight is not None
+    return _output_first(weight.astype(np.float64) - _as_read(solutions.constants[key]), node)
+
+
+def _input_channels(error: npt.NDArray[np.float64], node: ir.Node) -> int:
+    return int(error.shape[1]) * int_attribute(node, "group", 1)
 
 
 def _as_read(quantized: QuantizedTensor) -> npt.NDArray[np.floating]:
