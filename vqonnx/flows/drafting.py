@@ -1,6 +1,6 @@
 """From a prepared model to the draft that is worth writing: candidates, the guard, and bias correction."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
@@ -193,35 +193,48 @@ class Drafting:
 
     def _corrected(self, draft: Draft) -> Draft:
         """The draft with corrected biases, if they help on held-back samples or were asked for."""
-        model, plan = self.prepared.model, draft.plan
-        layers = len(correctable(model, plan)) + len(correctable_inside(model, plan))
-        if self.job.correction is Correction.OFF or not layers:
+        if self.job.correction is Correction.OFF:
             return draft
-        with self.clock.stage("correct"):
-            solutions = self._with_correct_means(draft)
-        better = self._compared(replace(draft, solutions=solutions))
-        kept = self.job.correction is not Correction.AUTO or better.worst_db >= draft.worst_db
+        tried = [(self._compared(replace(draft, solutions=found)), count) for found, count in self._corrections(draft)]
+        if not tried:
+            return draft
+        auto = self.job.correction is Correction.AUTO
+        better, count = max(tried, key=lambda one: one[0].worst_db) if auto else tried[-1]
+        kept = not auto or better.worst_db >= draft.worst_db
         correction = BiasCorrection(
             method="from input means" if self.job.correction is Correction.FAST else "measured, layer after layer",
             kept=kept,
             before_db=draft.worst_db,
             after_db=better.worst_db,
-            corrected=layers,
+            corrected=count,
         )
         return replace(better if kept else draft, correction=correction)
 
-    def _with_correct_means(self, draft: Draft) -> Solutions:
-        model, count = self.prepared.model, len(self.samples.calibration)
-        samples = self.samples.calibration[:: -(-count // _CORRECTION_SAMPLES)]
-        if self.job.correction is Correction.FAST:
-            return correct_fast(model, draft.plan, draft.solutions, samples)
-        plan, progress = draft.plan, self.job.progress
-        solutions = correct(model, plan, draft.solutions, samples, progress=progress)
-        if not correctable_inside(model, plan):
-            return solutions
-        # What bodies read is right now; what reads them was corrected for what they have lost.
-        solutions = correct_bodies(model, plan, solutions, samples, progress=progress)
-        return correct(model, plan, solutions, samples, progress=progress)
+    def _corrections(self, draft: Draft) -> Iterator[tuple[Solutions, int]]:
+        """The numbers with corrected biases, and of how many: first of the main graph, then of bodies too."""
+        model, plan, progress = self.prepared.model, draft.plan, self.job.progress
+        samples = self.samples.calibration[:: -(-len(self.samples.calibration) // _CORRECTION_SAMPLES)]
+        main, inside = len(correctable(model, plan)), len(correctable_inside(model, plan))
+
+        def fast(found: Solutions) -> Solutions:
+            return correct_fast(model, plan, found, samples)
+
+        def main_graph(found: Solutions) -> Solutions:
+            return correct(model, plan, found, samples, progress=progress)
+
+        def bodies(found: Solutions) -> Solutions:
+            # What bodies read is right by now; what reads them was corrected for what they had lost.
+            return main_graph(correct_bodies(model, plan, found, samples, progress=progress))
+
+        every = main + inside
+        measured = [(main_graph, main, main), (bodies, inside, every)]
+        steps = [(fast, every, every)] if self.job.correction is Correction.FAST else measured
+        solutions = draft.solutions
+        for step, layers, total in steps:
+            if layers:
+                with self.clock.stage("correct"):
+                    solutions = step(solutions)
+                yield solutions, total
 
     def _rescued(self, draft: Draft) -> Draft:
         """The draft with its most sensitive nodes back in float, where an output collapses or is near to it.
