@@ -22,6 +22,7 @@ Wrong numbers without a word:
 * 33 Unnamed nodes share the wrong bias: test_a_bias_under_two_unnamed_convolutions_has_a_scale_for_each
 * 34 float16 products in bodies become zeros: test_float16_products_of_bodies_are_not_fused_to_zeros
 * 35 Weights of zeros cannot be verified: test_a_weight_of_zeros_gives_zeros
+* 43 float16 biases overflow when the runtime quantizes them: test_float16_biases_do_not_overflow
 
 What belongs to the caller is lost:
 

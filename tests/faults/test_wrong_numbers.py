@@ -102,6 +102,21 @@ def test_float16_softmax_has_a_scale_of_its_type(tmp_path: Path) -> None:
     assert worst_db(model, tmp_path / "m.onnx", feeds) > 30
 
 
+def test_float16_biases_do_not_overflow(tmp_path: Path) -> None:
+    weights = Weights(907)
+    for name in "ab":
+        weights.conv(name, 16, 16, 3, 3)
+    text = """g (float16[N, 16, 8, 8] x) => (float16[N, 16, 4, 4] y) {
+        a = Conv (x, a_w, a_b)
+        y = Conv (a, b_w, b_b)
+    }"""
+    model = build(text, {name: half(5 * array if "_b" in name else array) for name, array in weights.arrays.items()})
+    feeds = [{"x": half(feed["x"])} for feed in normals(8, {"x": (2, 16, 8, 8)})]
+    static(model, tmp_path / "m.onnx", feeds, activation_type="QInt16")
+    assert [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node].count("DequantizeLinear") == 7
+    assert worst_db(model, tmp_path / "m.onnx", feeds) > 30
+
+
 @pytest.mark.parametrize("columns", [16, 10])
 def test_a_weight_shared_by_transposed_and_plain_readers(columns: int, tmp_path: Path) -> None:
     weights = Weights(901)

@@ -123,7 +123,8 @@ class PlanRules:
         weight_pairs: Keep constants float, with a QuantizeLinear before their DequantizeLinear.
         own_pairs: Give each reader of an activation a pair of its own.
         keep_stored: Complete nodes that read stored codes, with the numbers of these (QDQ form).
-        half_biases: Quantize biases of float16 models too, with float16 scales (QDQ form).
+        half_biases: Quantize biases of float16 models too, with float16 scales (QDQ form). ONNX Runtime 1.31 does so
+            itself otherwise, and divides them by their scales in float16, where they overflow.
         sigmoid_256: Give outputs of Sigmoid the scale 1/256 that NNAPI wants (QOperator form, uint8).
     """
 

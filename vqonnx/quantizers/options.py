@@ -23,6 +23,7 @@ from vqonnx.stages.smooth import Smoothing
 from vqonnx.targets.registry import get_target
 from vqonnx.transforms.cross_layer import CrossLayerEqualization
 
+_CPU = "CPUExecutionProvider"
 DEFAULT_METHODS = (RangeMethod.MSE, RangeMethod.MEAN)
 """Neither is best on all models, so that both are tried where held-back samples can tell."""
 
@@ -129,7 +130,7 @@ class QuantizerOptions:
             weight_pairs=extra.add_qdq_pair_to_weight,
             own_pairs=extra.dedicated_qdq_pair,
             keep_stored=device.as_given and form is Form.QDQ,
-            half_biases=device.as_given and form is Form.QDQ,
+            half_biases=device.provider == _CPU and device.family == "" and form is Form.QDQ,
             sigmoid_256=extra.sigmoid_nnapi,
         )
         percentile = RangeOptions(percentile=extra.calib_percentile)
