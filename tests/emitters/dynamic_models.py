@@ -21,6 +21,16 @@ def product(k: int = 24, n: int = 12, seed: int = 0) -> onnx.ModelProto:
     return build(text, weights(seed, w=(k, n), b=(n,)))
 
 
+def batch(rows: str = "3, m, 8", weight: tuple[int, ...] = (3, 8, 5), dtype: str = "float") -> onnx.ModelProto:
+    """A MatMul with a weight of more than two axes."""
+    given = {
+        name: array.astype("float16" if dtype == "float16" else "float32") for name, array in weights(w=weight).items()
+    }
+    rank = max(len(weight), rows.count(",") + 1)
+    result = ", ".join(f"r{axis}" for axis in range(rank))
+    return build(f"g ({dtype}[{rows}] x) => ({dtype}[{result}] y) {{ y = MatMul(x, w) }}", given)
+
+
 def recurrent(op: str, *, directions: int = 1, peepholes: bool = False, lengths: bool = False) -> onnx.ModelProto:
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
     direction = "bidirectional" if directions == 2 else "forward"

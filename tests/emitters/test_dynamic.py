@@ -215,6 +215,37 @@ def test_attention_without_a_bias_is_left_alone(tmp_path):
     assert "ends the process" in report.skips[0].reason
 
 
+@pytest.mark.parametrize("how", [{}, {"per_channel": False}, {"weight_type": "QUInt8"}])
+@pytest.mark.parametrize(
+    ("rows", "weight", "dtype"),
+    [
+        ("3, 4, 8", (3, 8, 5), "float"),
+        ("4, 8", (3, 8, 5), "float"),
+        ("2, 3, 4, 8", (3, 8, 5), "float"),
+        ("4, 8", (1, 8, 5), "float"),
+        ("3, 4, 8", (2, 1, 8, 5), "float"),
+        ("3, 4, 8", (3, 8, 5), "float16"),
+    ],
+)
+def test_a_batch_of_matrices_is_that_of_its_codes(tmp_path, rows, weight, dtype, how, rng):
+    model = made.batch(rows, weight, dtype)
+    result, report = quantized(model, tmp_path, **how)
+    assert operators(result).count("MatMulInteger") == 1
+    assert report.quantized == {"MatMul": 1}
+    known = initializers(result)
+    x = rng.standard_normal([int(size) for size in rows.split(", ")]).astype(
+        "float16" if dtype == "float16" else "float32"
+    )
+    codes = known["w_quantized"].astype(np.float64) - known["w_shared_zero_point"]
+    real = run(result, {"x": x})[0]
+    tolerance = 1e-2 if dtype == "float16" else 1e-5
+    np.testing.assert_allclose(
+        real, by_hand(x.astype(np.float32), codes, known["w_scale"], 0, 0), rtol=tolerance, atol=tolerance
+    )
+    assert known["w_scale"].shape == ((*weight[:-2], 1, weight[-1]) if how.get("per_channel", True) else ())
+    assert decibels(run(model, {"x": x})[0], real) > 30
+
+
 @pytest.mark.parametrize(
     ("options", "how"),
     [

@@ -19,6 +19,7 @@ from vqonnx.stages.weights.prepare import prepare_weights
 
 MODELS = {
     DynamicForm.PRODUCT: made.product(),
+    DynamicForm.BATCH: made.batch(),
     DynamicForm.CONV: made.convolution(),
     DynamicForm.LSTM: made.recurrent("LSTM", directions=2),
     DynamicForm.ATTENTION: made.attention(mask=True),

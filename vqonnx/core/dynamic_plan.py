@@ -13,6 +13,8 @@ class DynamicForm(Enum):
 
     PRODUCT = "MatMulInteger"
     """DynamicQuantizeLinear and MatMulInteger (ONNX 11, 10), which ONNX Runtime fuses to one DynamicQuantizeMatMul."""
+    BATCH = "MatMulInteger of a batch"
+    """The same with a weight of more than two axes."""
     CONV = "ConvInteger"
     """DynamicQuantizeLinear and ConvInteger (ONNX 11, 10)."""
     LSTM = "DynamicQuantizeLSTM"

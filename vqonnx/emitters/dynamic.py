@@ -54,6 +54,7 @@ class _Emitter:
         self._transposed: dict[tuple[str, ir.Graph], ir.Value] = {}
         self._forms: Mapping[DynamicForm, Callable[[ir.Node, DynamicNodePlan], None]] = {
             DynamicForm.PRODUCT: self._product,
+            DynamicForm.BATCH: self._batch,
             DynamicForm.CONV: self._conv,
             DynamicForm.LSTM: self._lstm,
             DynamicForm.ATTENTION: self._attention,
@@ -88,6 +89,21 @@ class _Emitter:
         if (key, at.graph) not in self._transposed:
             self._transposed[key, at.graph] = at.add("Transpose", [self._weights.table(key)], {"perm": [1, 0]})
         return self._transposed[key, at.graph]
+
+    def _batch(self, node: ir.Node, plan: DynamicNodePlan) -> None:
+        """A scale a column of each matrix [.., 1, C], or one; MatMulInteger takes one zero point for all."""
+        key = plan.weights[1]
+        at, (x, weight) = Replacement(node, self._names), node.inputs
+        assert x is not None
+        assert weight is not None
+        assert weight.shape is not None
+        *batch, length, columns = shape = tuple(int(size) for size in weight.shape.numpy())
+        codes, scale, zero = self._activation(at, x, weight.dtype)
+        stored = self._weights.codes(key, shape, lambda rows: rows.reshape(*batch, columns, length).swapaxes(-1, -2))
+        inputs = [codes, stored, zero, self._weights.one_zero_point(key)]
+        sums = at.add("MatMulInteger", inputs, heir=True)
+        scales = (*batch, 1, columns) if self._weights[key].params.scale.ndim else ()
+        at.finish(_as(at, _real(at, sums, scale, self._weights.scale(key, scales)), weight.dtype))
 
     def _conv(self, node: ir.Node, plan: DynamicNodePlan) -> None:
         """ConvInteger takes one zero point for all channels."""

@@ -154,6 +154,13 @@ def _addend(node: ir.Node, n: int) -> tuple[int, ...]:
     return () if rank == 0 else (*[1] * (rank - 1), n)
 
 
+def _batch(found: DynamicNode) -> _Given:
+    *batch, inner, _ = found.weights[1].source.shape
+    value = found.node.inputs[0]
+    rank = 2 if value is None or value.shape is None else len(value.shape)
+    return {0: (*batch[-(rank - 2) :], _ROWS, inner) if rank > 2 else (_ROWS, inner)}
+
+
 def _conv(found: DynamicNode) -> _Given:
     node, weight = found.node, next(iter(found.weights.values()))
     out, inner, *kernel = weight.source.shape
@@ -202,6 +209,7 @@ def _embedding(found: DynamicNode) -> _Given:
 
 _SHAPES: Mapping[DynamicForm, Callable[[DynamicNode], _Given]] = {
     DynamicForm.PRODUCT: _product,
+    DynamicForm.BATCH: _batch,
     DynamicForm.CONV: _conv,
     DynamicForm.LSTM: _recurrent,
     DynamicForm.DEQUANTIZED: _recurrent,

@@ -20,6 +20,7 @@ _KERNELS: Mapping[str, Kernels] = MappingProxyType(
         "CPUExecutionProvider": {
             **_PLAIN,
             DynamicForm.PRODUCT: _BOTH,
+            DynamicForm.BATCH: _BOTH,
             DynamicForm.CONV: ("uint8",),
             DynamicForm.LSTM: _BOTH,
             DynamicForm.ATTENTION: _BOTH,
@@ -30,6 +31,7 @@ _KERNELS: Mapping[str, Kernels] = MappingProxyType(
         "DmlExecutionProvider": {
             **_PLAIN,
             DynamicForm.PRODUCT: _BOTH,
+            DynamicForm.BATCH: _BOTH,
             DynamicForm.CONV: _BOTH,
             DynamicForm.ATTENTION: _BOTH,
         },

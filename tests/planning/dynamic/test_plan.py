@@ -75,7 +75,7 @@ def test_a_zero_point_that_channels_share_lies_in_the_middle(per_channel):
     [
         ("g (float[2, 4] x, float[4, 3] w) => (float[2, 3] y) { y = MatMul(x, w) }", {}, "its weight is an input"),
         ("g (float[4, 3] x) => (float[2, 3] y) { y = MatMul(w, x) }", {"w": (2, 4)}, "the left one"),
-        ("g (float[5, 2, 4] x) => (float[5, 2, 3] y) { y = MatMul(x, w) }", {"w": (5, 4, 3)}, "a batch of matrices"),
+        ("g (float[4] x) => (float[5, 3] y) { y = MatMul(x, w) }", {"w": (5, 4, 3)}, "its input has one axis"),
         (
             "g (float[n, s, 6] x) => (float[n, s, 1, 5] y) { y = LSTM <hidden_size = 5, layout = 1> (x, w, r) }",
             {"w": (1, 20, 6), "r": (1, 20, 5)},

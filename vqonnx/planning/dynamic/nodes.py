@@ -73,6 +73,8 @@ def find_dynamic_nodes(model: ir.Model, *, bodies: bool = True) -> tuple[list[Dy
 
 def _look_at(node: ir.Node, layer: Layer | None, skip: Skip | None, sources: WeightSources) -> DynamicNode | str | None:
     operator = _OPERATORS.get(operator_key(node))
+    if layer is None and operator_key(node) == "MatMul" and _has_batch(node, sources):
+        operator = _BATCH
     if operator is None and layer is None:
         return None if skip is None else skip.reason.replace("has no packed form", "has no dynamic form")
     if any(attribute.is_ref() for attribute in node.attributes.values()):
@@ -129,6 +131,16 @@ def _unusable(source: WeightSource | None, dtypes: frozenset[ir.DataType]) -> st
     if source.dtype not in dtypes:
         return f"its weight is {source.dtype.name.lower()}, which the integer operator does not take"
     return "" if all(source.shape) else "its weight has no elements"
+
+
+def _has_batch(node: ir.Node, sources: WeightSources) -> bool:
+    source = sources.of(node.inputs[1])
+    return source is not None and len(source.shape) > 2
+
+
+def _batch(node: ir.Node) -> str:
+    rank = None if node.inputs[0] is None or node.inputs[0].shape is None else len(node.inputs[0].shape)
+    return "" if rank is not None and rank > 1 else "its input has one axis, or it is not known how many"
 
 
 def _conv(node: ir.Node) -> str:
@@ -203,6 +215,7 @@ _OPERATORS: Mapping[str, _Operator] = MappingProxyType(
         EMBEDDING: _Operator(DynamicForm.EMBEDDING, _EMBEDDED, _embedding, optional=frozenset({4})),
     }
 )
+_BATCH = _Operator(DynamicForm.BATCH, {1: RowWeight.of_batch}, _batch, _HALF_OR_SINGLE)
 DYNAMIC_OPERATORS: tuple[str, ...] = (
     "Attention", "Conv", "EmbedLayerNormalization", "GRU", "Gather", "Gemm", "LSTM", "MatMul", "RNN",
 )  # fmt: skip

@@ -22,8 +22,9 @@ _CONV_REASON = (
 )
 
 
-_ONE_ZERO_POINT = {DynamicForm.CONV, DynamicForm.LOOKUP, DynamicForm.LSTM}
-"""Forms that take one zero point for all channels: ConvInteger, a lookup's DequantizeLinear, DynamicQuantizeLSTM."""
+_ONE_ZERO_POINT = {DynamicForm.BATCH, DynamicForm.CONV, DynamicForm.LOOKUP, DynamicForm.LSTM}
+"""Forms that take one zero point for all channels: MatMulInteger of a batch, ConvInteger, a lookup's DequantizeLinear,
+DynamicQuantizeLSTM."""
 _NO_PRODUCT = {DynamicForm.DEQUANTIZED, DynamicForm.EMBEDDING, DynamicForm.LOOKUP}
 """Forms without integer products, which could saturate."""
 

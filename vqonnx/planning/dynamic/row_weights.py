@@ -62,6 +62,18 @@ class RowWeight:
         )
 
     @classmethod
+    def of_batch(cls, source: WeightSource) -> "RowWeight":
+        """A channel for each column of each matrix of a batch [.., L, C]."""
+        *batch, length, columns = source.shape
+        return cls(
+            source,
+            math.prod(batch) * columns,
+            length,
+            rows=lambda: source.read().swapaxes(-1, -2).reshape(-1, length),
+            laid=lambda numbers: numbers.reshape(*batch, columns, length).swapaxes(-1, -2),
+        )
+
+    @classmethod
     def of_columns(cls, source: WeightSource) -> "RowWeight":
         """A channel for each column of a matrix [L, C]."""
         length, channels = source.shape
