@@ -1,6 +1,6 @@
 import json
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from models.registry import load as load_cases
 from tests.sampling import one_in
 from vqonnx.calibration.feeds import ModelInput
 from vqonnx.calibration.grouping import grouped, tensor_bytes
-from vqonnx.calibration.model import model_digest, model_inputs, observable_values
+from vqonnx.calibration.model import exposing, model_digest, model_inputs, observable_values
 from vqonnx.calibration.readers import open_samples
 from vqonnx.calibration.statistics import empty_statistic
 from vqonnx.calibration.statistics.channel_mean import ChannelMean
@@ -20,6 +20,9 @@ from vqonnx.calibration.statistics.histogram import Histogram
 from vqonnx.core.spec import RangeMethod
 from vqonnx.errors import CacheError, OptionError, OutputError, SampleError
 from vqonnx.graph.io import load
+from vqonnx.planning.eligible import has_float_edge
+from vqonnx.runtime.blocked import outputs_of
+from vqonnx.runtime.session import open_session
 from vqonnx.stages import observe as stage
 from vqonnx.stages.observe import ObserveOptions, observe
 from vqonnx.stages.prepare import prepare
@@ -390,6 +393,29 @@ def loop_values(case, sample):
     for _ in range(3):
         hidden.append(np.tanh(hidden[-1] @ arrays["fc_w"] + arrays["fc_b"]))
     return hidden
+
+
+class AtOnce(Executor):
+    """Runs a task where it is submitted, with what a process would be given."""
+
+    def submit(self, work, /, *arguments):
+        done = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
+@pytest.mark.parametrize("executor", [None, AtOnce()], ids=["session", "file"])
+def test_a_loop_whose_trips_differ_is_observed_like_any(executor):
+    growing = CASES["control/growing"]
+    model, samples = prepare(load(growing.build())).model, list(growing.feeds(4))
+    body = next(node for node in model.graph if node.op_type == "Loop").attributes["body"].as_graph()
+    inside = [node.outputs[0].name for node in body if has_float_edge(node)]
+    wanted = dict.fromkeys(inside, RangeMethod.MIN_MAX)
+    found = observe(model, wanted, samples, ObserveOptions(executor=executor)).tensors
+    session = outputs_of(open_session(exposing(model, inside)))
+    for name in inside:
+        elements = np.concatenate([session.run(sample)[name] for sample in samples])
+        assert (found[name].count, found[name].low, found[name].high) == (elements.size, elements.min(), elements.max())
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 1])

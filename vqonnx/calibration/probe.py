@@ -25,12 +25,14 @@ class ModelFile:
 
     Attributes:
         path: File of the model; no two runs use the same name.
+        sequences: File of the same for Loops whose trips differ; None where no Loop's values are wanted.
         providers: ONNX Runtime's execution providers.
         threads: Threads inside one operator; None leaves it to ONNX Runtime.
         optimize: Whether ONNX Runtime rewrites the graph.
     """
 
     path: Path
+    sequences: Path | None
     providers: tuple[str, ...]
     threads: int | None
     optimize: bool = True
@@ -149,7 +151,11 @@ def release() -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(model: ModelFile) -> Outputs:
-    return outputs_of(
-        open_session(model.path, providers=model.providers, threads=model.threads, optimize=model.optimize)
+def _opened(model: ModelFile) -> Outputs | TripOutputs:
+    def open_outputs(path: Path) -> Outputs:
+        return outputs_of(open_session(path, providers=model.providers, threads=model.threads, optimize=model.optimize))
+
+    outputs = open_outputs(model.path)
+    return (
+        outputs if model.sequences is None else TripOutputs(outputs, functools.partial(open_outputs, model.sequences))
     )

@@ -51,12 +51,13 @@ def opened(
     """
     exposed = exposing(model, names, sizes=sizes, stacked=True)
     outputs = open_outputs(exposed)
-    if not _in_loops(model, names):
+    if not in_loops(model, names):
         return outputs
     return TripOutputs(outputs, lambda: open_outputs(exposing(model, names, sizes=sizes)))
 
 
-def _in_loops(model: ir.Model, names: Sequence[str]) -> bool:
+def in_loops(model: ir.Model, names: Sequence[str]) -> bool:
+    """Whether some of the values ``names`` are in bodies of Loops, of which one trip may differ from another."""
     loops = {body for body, holder in holders(model).items() if holder.op_type == "Loop"}
     values = observable_values(model, bodies=True) if loops else {}
     return any(values[name].graph in loops for name in names if name in values)

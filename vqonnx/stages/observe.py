@@ -22,7 +22,7 @@ from vqonnx.calibration.statistics import Statistic, empty_statistic
 from vqonnx.calibration.statistics.base import Unordered
 from vqonnx.calibration.store import CacheKey, Partial, load_statistics, save_statistics
 from vqonnx.calibration.survey import Span
-from vqonnx.calibration.trips import opened
+from vqonnx.calibration.trips import in_loops, opened
 from vqonnx.core.spec import RangeMethod
 from vqonnx.errors import OptionError, SampleError
 from vqonnx.graph.atomic import check_writable
@@ -215,8 +215,11 @@ def _source(
     # Workers may still hold the file when the folder goes.
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vqonnx-", ignore_cleanup_errors=True))
     path = Path(folder) / "model.onnx"
-    save(exposing(model, made), path)
-    return ModelFile(path, options.providers, threads, options.optimize)
+    save(exposing(model, made, stacked=True), path)
+    sequences = Path(folder) / "sequences.onnx" if in_loops(model, made) else None
+    if sequences is not None:
+        save(exposing(model, made), sequences)
+    return ModelFile(path, sequences, options.providers, threads, options.optimize)
 
 
 def _in_order(
