@@ -55,6 +55,13 @@ def test_a_session_gives_the_bits_of_a_pair(rng, bits):
     np.testing.assert_array_equal(found, dequantize(quantize(x, params), params))
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (1,)])
+def test_scalars_and_empty_tensors_keep_their_shapes(shape):
+    found = round_to_steps(np.full(shape, 1.1, np.float32), 0.5, 0, 8)
+    assert (found.shape, found.dtype) == (shape, np.float32)
+    assert (found == 1).all()
+
+
 def test_nan_stays_and_what_cannot_be_computed_is_nan(caplog):
     one, zero = np.ones((), np.float32), np.zeros((), np.int8)
     x = np.array([np.nan, 200.0], np.float32)

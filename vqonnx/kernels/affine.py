@@ -187,10 +187,15 @@ def round_to_steps(values: Array, scale: float, zero_point: float, bits: int) ->
     """
     step, zero = np.float32(scale), np.float32(zero_point)
     half = 1 << (bits - 1)
+    steps = np.empty(values.shape, np.float32)
     with np.errstate(over="ignore"):  # what overflows saturates
-        steps = np.rint(np.divide(values, step, dtype=np.float32))
-    np.clip(steps + zero, -half, half - 1, out=steps)
-    return np.multiply(steps - zero, step, dtype=np.float32)
+        np.divide(values, step, out=steps)
+    np.rint(steps, out=steps)
+    steps += zero
+    np.clip(steps, -half, half - 1, out=steps)
+    steps -= zero
+    steps *= step
+    return steps
 
 
 def round_to_nearest(values: Array, spec: QuantSpec, dtype: npt.DTypeLike = np.float32) -> QuantizedTensor:
