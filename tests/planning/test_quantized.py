@@ -102,6 +102,26 @@ def test_what_a_device_computes_at_once_needs_one_pair(pair, middle, expected):
     assert {node.op_type: found.get(node.name) for node in model.graph if node.op_type in expected} == expected
 
 
+HALF = "{0}1 = Cast <to = 1> ({1}) " + FIX.format("{0}2", "{0}1") + " {0} = Cast <to = 10> ({0}2)"
+
+
+def test_float16_values_are_rounded_between_casts():
+    text = f"{HALF.format('d', 'x')} {HALF.format('w', 'k')} a = Mul (d, w) {HALF.format('e', 'a')} y = Identity (e)"
+    model = graph(text, "float16[2,3] x", "float16[2,3] y", SCALE + ", float16 k = {15872}")
+    found = quantized_already(list(model.graph), get_target("vitis-npu-cnn").ops)
+    assert {node.op_type: found.get(node.name) for node in model.graph if node.op_type != "Cast"} == {
+        "FixNeuron": DONE, "Mul": DONE, "Identity": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("inputs", ["m, b", "b, m"])
+def test_the_bias_of_a_quantized_matmul_is_done_too(inputs):
+    constants = SCALE + ", int8[3,3] w = {1,2,3,4,5,6,7,8,9}, int8 zw = {0}, float[3] b = {1,2,3}"
+    text = f"{PAIR.format('d', 'x')} dw = DequantizeLinear(w, s, zw) m = MatMul (d, dw) a = Add ({inputs}) "
+    model = graph(text + PAIR.format("y", "a"), constants=constants)
+    assert reasons(model) == {"MatMul": DONE, "Add": DONE}
+
+
 def test_a_product_with_stored_codes_says_what_is_missing():
     constants = SCALE + ", int8[3,3] w = {1,2,3,4,5,6,7,8,9}, int8 zw = {0}"
     weight = "dw = DequantizeLinear(w, s, zw) "

@@ -82,17 +82,26 @@ def quantized_already(among: Iterable[ir.Node], ops: Mapping[str, OpSupport], co
 
 def _follows_quantized(node: ir.Node, ops: Mapping[str, OpSupport], found: Mapping[str, str]) -> bool:
     """Whether the device computes the node with the one before it, which is between pairs up to here."""
-    before = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    if before is None or found.get(before.name or "") != _DONE or not _is_taken(node, ops):
-        return False
-    reader = only_reader(before.outputs[0])
-    return reader is not None and reader[0] is node and _belongs_to(node, before, ops)
+    makers = [value.producer() for value in node.inputs if value is not None]
+    done = [maker for maker in makers if maker is not None and found.get(maker.name or "") == _DONE]
+    alone = [maker for maker in done if only_reader(maker.outputs[0]) is not None]
+    return any(_belongs_to(node, maker, ops) for maker in alone) and _is_taken(node, ops)
 
 
 def _belongs_to(node: ir.Node, before: ir.Node, ops: Mapping[str, OpSupport]) -> bool:
-    support = ops.get(operator_key(node))
+    support, first = ops.get(operator_key(node)), node.inputs[0] if node.inputs else None
+    if first is None or first.producer() is not before:
+        return _adds_bias(node, before)
     fused = support is not None and support.kernel is Kernel.FUSED and is_fused(node, support, before)
-    return fused or is_factor(node)
+    return fused or is_factor(node) or _adds_bias(node, before)
+
+
+def _adds_bias(node: ir.Node, before: ir.Node) -> bool:
+    """Whether an Add gives a MatMul its bias."""
+    if node.op_type != "Add" or node.domain or before.op_type != "MatMul":
+        return False
+    others = [value for value in node.inputs if value is not None and value is not before.outputs[0]]
+    return len(others) == 1 and (_is_constant(others[0]) or _is_stored(others[0]))
 
 
 def _is_taken(node: ir.Node, ops: Mapping[str, OpSupport]) -> bool:
@@ -127,8 +136,8 @@ def _by_pairs(node: ir.Node, support: OpSupport, ops: Mapping[str, OpSupport], c
 
 def is_dequantized(value: ir.Value) -> bool:
     """Whether a DequantizeLinear, or an operator that rounds, makes the value of what changes between runs."""
-    maker = value.producer()
-    return maker is not None and _dequantizes(maker) and not _is_constant(maker.inputs[0])
+    maker = _dequantizer(value)
+    return maker is not None and not _is_constant(_uncast(maker.inputs[0]))
 
 
 def looks_up_scales(node: ir.Node) -> bool:
@@ -140,15 +149,31 @@ def looks_up_scales(node: ir.Node) -> bool:
 
 def _is_stored(value: ir.Value) -> bool:
     """Whether a DequantizeLinear makes the value of stored codes."""
+    maker = _dequantizer(value)
+    return maker is not None and _is_constant(_uncast(maker.inputs[0]))
+
+
+def _dequantizer(value: ir.Value) -> ir.Node | None:
+    """What dequantizes or rounds a value; operators that round float32 alone have Casts around them in float16."""
     maker = value.producer()
-    return maker is not None and _dequantizes(maker) and _is_constant(maker.inputs[0])
+    if maker is not None and maker.op_type in ("DequantizeLinear", DEQUANTIZE.name, DEQUANTIZE.old_name):
+        return maker
+    inner = _uncast(value)
+    maker = inner.producer() if inner is not None else None
+    return maker if maker is not None and _rounds(maker) else None
 
 
-def _dequantizes(node: ir.Node) -> bool:
-    return node.op_type in ("DequantizeLinear", DEQUANTIZE.name, DEQUANTIZE.old_name) or _rounds(node)
+def _uncast(value: ir.Value | None) -> ir.Value | None:
+    """The float value that a Cast gives another float type."""
+    maker = value.producer() if value is not None else None
+    if maker is None or maker.op_type != "Cast" or maker.domain or not (is_float(value) and is_float(maker.inputs[0])):
+        return value
+    return maker.inputs[0]
 
 
 def _quantizes(node: ir.Node) -> bool:
+    if node.op_type == "Cast" and not node.domain:
+        return bool(node.outputs[0].uses()) and all(_rounds(reader) for reader, _ in node.outputs[0].uses())
     return node.op_type in ("QuantizeLinear", QUANTIZE.name, QUANTIZE.old_name) or _rounds(node)
 
 
