@@ -66,6 +66,7 @@ Hangs, crashes and invalid models:
 * 39 Names that are no text: test_a_name_that_is_no_text_is_refused
 * 40 Constants that unfold to gigabytes: test_a_constant_that_unfolds_to_gigabytes_is_not_computed
 * 41 int8 activations beside movers at opset 21: test_signed_activations_beside_movers_load_at_every_opset
+* 41 And for devices: test_signed_activations_for_devices_stay_onnx_and_are_verified
 
 Silence:
 

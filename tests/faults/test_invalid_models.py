@@ -269,35 +269,3 @@ def test_a_model_with_nothing_to_quantize_is_kept_and_told(name: str, tmp_path: 
     with pytest.raises(UnsupportedModelError, match="nothing to pack"):
         packed(model, tmp_path / "m.onnx")
     assert issubclass(UnsupportedModelError, VqonnxError)
-
-
-MOVERS = {
-    "MaxPool": "MaxPool <kernel_shape = [2, 2]> (t)",
-    "Reshape": "Reshape (t, rows)",
-    "Slice": "Slice (t, zero, two, one)",
-    "Squeeze": "Squeeze (t, zero)",
-    "Transpose": "Transpose <perm = [0, 1, 3, 2]> (t)",
-    "Unsqueeze": "Unsqueeze (t, one)",
-}
-
-
-@pytest.mark.parametrize("opset", [20, 21, 22])
-def test_signed_activations_beside_movers_load_at_every_opset(opset: int, tmp_path: Path) -> None:
-    weights = Weights(940)
-    weights.arrays |= {name: np.array([number]) for name, number in {"zero": 0, "one": 1, "two": 2}.items()}
-    weights.arrays["rows"] = np.array([-1, 8])
-    weights.linear("h", 8, 8)
-    weights.linear("p", 7, 8)
-    moved = "".join(
-        f"m{k} = {mover} y{k} = MatMul (m{k}, {'p_w' if name == 'MaxPool' else 'h_w'}) "
-        for k, (name, mover) in enumerate(MOVERS.items())
-    )
-    outputs = ", ".join(f"float[{'A, B, C, D, E'[: size * 3 - 2]}] y{k}" for k, size in enumerate((4, 2, 4, 3, 4, 5)))
-    # ONNX Runtime fuses MatMul and Add of rank 3 with Reshapes of its own.
-    text = f"g (float[1, 2, 8, 8] x, float[2, 5, 8] z) => (float[2, 5, 8] s, {outputs}) "
-    text += f"{{ t = Tanh (x) {moved} a = MatMul (z, h_w) b = Add (a, h_b) s = Softplus (b) }}"
-    feeds = normals(8, {"x": (1, 2, 8, 8), "z": (2, 5, 8)})
-    model = build(text, weights.arrays, opset=opset)
-    for form in FORMS:
-        chosen = {"op_types_to_quantize": ["MatMul"], "activation_type": "QInt8", "quant_format": form}
-        assert quantized(model, tmp_path / f"{form}.onnx", feeds, **chosen).quantized["MatMul"] == 7

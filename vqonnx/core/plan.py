@@ -1,7 +1,7 @@
 """The plan: what is quantized, how, and why the rest is not. Data only; ``stages/plan.py`` makes it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -41,6 +41,7 @@ class TensorPlan:
         scale_of: For a bias: the keys of its node's input and weight, whose scales are multiplied.
         own_scale: For a bias: it has a scale of its own instead, like a weight.
         repeats: For a bias: how often the weight's scale is repeated (groups of a ConvTranspose).
+        readers: For a converted form: inputs (node, index) of nodes that stay float and read it.
         is_stored: The model holds its codes and a DequantizeLinear, to which nothing is added.
     """
 
@@ -57,6 +58,7 @@ class TensorPlan:
     scale_of: tuple[str, str] | None = None
     own_scale: bool = False
     repeats: int = 1
+    readers: tuple[tuple[str, int], ...] = ()
     is_stored: bool = False
 
 
@@ -100,6 +102,8 @@ class Plan:
         form: How the graph is written.
         contrib: Whether com.microsoft's QuantizeLinear and DequantizeLinear are written, which know 16- and 4-bit
             types below opset 21.
+        keeps_int8: Whether the device runs ONNX's own int8 pairs as they are, where ONNX Runtime's CPU, which stands in
+            for it, would make them uint8 and then not load them.
         custom_ops: Whether Vitis AI's custom QuantizeLinear and DequantizeLinear are written instead.
         clip_bfloat16: Whether activations of 16-bit floats are clipped to the largest number before they are rounded.
         keep_clips: Whether a Relu or Clip stays where a range repeats it exactly.
@@ -119,11 +123,16 @@ class Plan:
     keep_clips: bool = False
     half_step_clips: bool = False
     contrib: bool = False
+    keeps_int8: bool = False
     custom_ops: bool = False
     clip_bfloat16: bool = False
     weight_pairs: bool = False
     own_pairs: bool = False
     peer_layout: bool = False
+
+    def on_cpu(self) -> "Plan":
+        """The plan as ONNX Runtime's CPU loads it, with the same numbers."""
+        return replace(self, contrib=self.contrib or self.keeps_int8)
 
     def activations(self) -> list[TensorPlan]:
         """Forms whose parameters come from running the model."""

@@ -170,7 +170,7 @@ class Drafting:
         return method
 
     def _emitted(self, draft: Draft) -> ir.Model:
-        return emit(self.prepared.model, draft.plan, draft.solutions)
+        return emit(self.prepared.model, draft.plan.on_cpu(), draft.solutions)
 
     def _compared(self, draft: Draft) -> Draft:
         """The draft with its figures on held-back samples."""

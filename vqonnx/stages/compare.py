@@ -1,8 +1,9 @@
 """Run two models beside each other, sample by sample, and keep sums of their differences, never the tensors."""
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -42,8 +43,9 @@ class ModelPair:
         *,
         providers: Sequence[str] = _CPU,
         threads: int | None = None,
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> "ModelPair":
-        """Open both with the same settings; but not what was recorded.
+        """Open both with the same settings; but not what was recorded, and ``options`` are the quantized model's.
 
         Raises:
             VerificationError: ONNX Runtime refuses one, or the quantized model lacks an output.
@@ -54,7 +56,7 @@ class ModelPair:
             expected = reference
         else:
             expected = open_session(reference, providers=providers, threads=threads)
-        given = open_session(actual, providers=providers, threads=threads)
+        given = open_session(actual, providers=providers, threads=threads, options=options)
         names = tuple(output.name for output in expected.get_outputs())
         present = {output.name for output in given.get_outputs()}
         for name in names:

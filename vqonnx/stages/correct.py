@@ -81,7 +81,7 @@ def correct(
     if not layers:
         return solutions
     # Whatever form will be written: in this one every bias is codes that can be fed, and the kernels are the same.
-    quantized = emit(model, replace(plan, form=Form.QDQ), solutions)
+    quantized = emit(model, replace(plan.on_cpu(), form=Form.QDQ), solutions)
     results = _results(quantized, layers)
     cut = segments(quantized.graph, [[result] for result in results], is_activation_dequantizer)
     feeds = feeds[: _affordable(quantized, cut, results, solutions, feeds)]

@@ -72,7 +72,7 @@ def correct_bodies(
     wanted = channel_means(model, watched, feeds)
     rounds = [*layers, *_repeated(model, layers)]
     for done, layer in enumerate(rounds, start=1):
-        quantized = emit(model, replace(plan, form=Form.QDQ), replace(solutions, constants=constants))
+        quantized = emit(model, replace(plan.on_cpu(), form=Form.QDQ), replace(solutions, constants=constants))
         result = _result(quantized, layer)
         found = channel_means(quantized, {layer.bias: replace(watched[layer.bias], value=result)}, feeds)
         if layer.bias in wanted and layer.bias in found:

@@ -8,6 +8,7 @@ became which kernel. ORT writes no types of inner values, so they are followed f
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -44,8 +45,10 @@ _INTEGER_ON_CPU = frozenset(
 )
 
 
-def integer_kernels(quantized: Path, plan: Plan, *, providers: Sequence[str]) -> tuple[NodeKernel, ...]:
-    """What became of each planned node, in the order of the plan.
+def integer_kernels(
+    quantized: Path, plan: Plan, *, providers: Sequence[str], options: Mapping[str, str] = MappingProxyType({})
+) -> tuple[NodeKernel, ...]:
+    """What became of each planned node, in the order of the plan; ``options`` are further ones of the session.
 
     The weights are neither packed nor copied for this: a model of 100 MB takes 2 ms, and the optimized graph
     refers to the same external data.
@@ -56,7 +59,8 @@ def integer_kernels(quantized: Path, plan: Plan, *, providers: Sequence[str]) ->
     """
     with tempfile.TemporaryDirectory(prefix="vqonnx-optimized-") as folder:
         path = Path(folder) / "optimized.onnx"
-        open_session(quantized, providers=providers, optimized_path=path, options={"session.disable_prepacking": "1"})
+        settings = {**options, "session.disable_prepacking": "1"}
+        open_session(quantized, providers=providers, optimized_path=path, options=settings)
         optimized = ir.load(path)
     return classified(optimized, plan)
 

@@ -46,7 +46,7 @@ def piece_sqnr(
     found: dict[str, float] = {}
     for start in range(0, len(planned), _GROUP):
         group = planned[start : start + _GROUP]
-        beside = _Beside(model, plan, solutions)
+        beside = _Beside(model, plan.on_cpu(), solutions)
         pairs = [beside.add(node) for node in group]
         names = [name for pair in pairs for name in pair]
         session = open_session(add_outputs(beside.model, names), providers=providers)

@@ -74,6 +74,7 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
     left = [*skips, *partition.skips, *_in_bodies(node for node in nodes if node.name not in entered)]
     order = {node.name: position for position, node in enumerate(nodes)}
     left.sort(key=lambda skip: order.get(skip.node, len(order)))
+    contrib, retyped = rules.contrib or _above(target, model), _retyped_by_runtime(model, tensors.values())
     plan = Plan(
         target=target.name,
         tensors=tensors,
@@ -81,7 +82,8 @@ def make_plan(model: ir.Model, target: Target, rules: PlanRules, known: Iterable
         skips=tuple(left),
         form=rules.form,
         keep_clips=rules.keep_clips or (target.as_given and rules.activation.symmetric),
-        contrib=rules.contrib or _above(target, model) or _retyped_by_runtime(target, model, tensors.values()),
+        contrib=contrib or (retyped and target.provider == _CPU),
+        keeps_int8=retyped and not contrib and target.provider != _CPU,
         custom_ops=rules.custom_ops,
         clip_bfloat16=rules.clip_bfloat16,
         weight_pairs=rules.weight_pairs,
@@ -104,8 +106,8 @@ def _above(target: Target, model: ir.Model) -> bool:
     return (model.graph.opset_imports.get("") or 0) > target.max_opset
 
 
-def _retyped_by_runtime(target: Target, model: ir.Model, tensors: Iterable[TensorPlan]) -> bool:
-    """Whether ONNX's own pairs may not load, so that com.microsoft's must serve.
+def _retyped_by_runtime(model: ir.Model, tensors: Iterable[TensorPlan]) -> bool:
+    """Whether ONNX's own pairs may not load on ONNX Runtime's CPU, so that com.microsoft's must serve.
 
     ONNX Runtime 1.31 repeats a pair beside a Reshape, Transpose, MaxPool … that stays float, also beside those that its
     own fusions add. From opset 21 on the copy names its type in ``output_dtype``, and still does when on x86 int8 codes
@@ -113,7 +115,7 @@ def _retyped_by_runtime(target: Target, model: ir.Model, tensors: Iterable[Tenso
     """
     named = (model.graph.opset_imports.get("") or 0) >= _NAMES_TYPES
     signed = any(tensor.role is Role.ACTIVATION and tensor.spec.qtype == INT8 for tensor in tensors)
-    return named and signed and target.provider == _CPU
+    return named and signed
 
 
 def _with_followers(

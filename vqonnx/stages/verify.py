@@ -1,7 +1,7 @@
 """Verify: load what was written, run it beside the float model, and tell what became of it."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +89,13 @@ def verify(
     count, figures, timed = 0, tuple[OutputFigures, ...](), None
     if options.level is Level.COMPARED:
         kept = _FirstFeeds(samples)
-        pair = _opened(options.recorded or float_model, quantized, options, None)
+        pair = _opened(options.recorded or float_model, quantized, plan, options, None)
         count, figures = pair.compared(kept, progress)
         if options.recorded is not None:
             timed = latency.after(options.recorded.seconds, pair.actual, kept.feeds)
         else:
             del pair
-            timed = _latency(float_model, quantized, kept.feeds, options)
+            timed = _latency(float_model, quantized, plan, kept.feeds, options)
     return Verification(
         level=Level.COMPARED if count else Level.LOADED,
         samples=count,
@@ -172,36 +172,47 @@ def _kernels(quantized: Path, plan: Plan, options: VerifyOptions, notes: list[st
     """Open the model, which proves that it loads, and read the kernels; None, with a note, where they are unknown."""
     if not options.kernels:
         with _refused(quantized):
-            open_session(quantized, providers=options.providers)
+            open_session(quantized, providers=options.providers, options=_settings(plan))
         return None
     reason = f"{options.providers[0]} does not tell which nodes it runs in integers"
     if options.providers == (_CPU,):
         try:
-            return integer_kernels(quantized, plan, providers=options.providers)
+            return integer_kernels(quantized, plan, providers=options.providers, options=_settings(plan))
         except VerificationError as error:
             reason = f"the integer kernels are not known: {error}"
     # Either the model does not load, which this tells, or only its optimized graph could not be written.
     with _refused(quantized):
-        open_session(quantized, providers=options.providers)
+        open_session(quantized, providers=options.providers, options=_settings(plan))
     notes.append(reason)
     return None
 
 
+def _settings(plan: Plan) -> Mapping[str, str]:
+    """What a session over the quantized model is told, so that it stands for the device."""
+    return {"session.qdqisint8allowed": "1"} if plan.keeps_int8 else {}
+
+
 def _opened(
-    float_model: ir.Model | Path | RecordedModel, quantized: Path, options: VerifyOptions, threads: int | None
+    float_model: ir.Model | Path | RecordedModel,
+    quantized: Path,
+    plan: Plan,
+    options: VerifyOptions,
+    threads: int | None,
 ) -> ModelPair:
     with _refused(quantized):
-        return ModelPair.open(float_model, quantized, providers=options.providers, threads=threads)
+        return ModelPair.open(
+            float_model, quantized, providers=options.providers, threads=threads, options=_settings(plan)
+        )
 
 
 def _latency(
-    float_model: ir.Model | Path, quantized: Path, feeds: Sequence[Feed], options: VerifyOptions
+    float_model: ir.Model | Path, quantized: Path, plan: Plan, feeds: Sequence[Feed], options: VerifyOptions
 ) -> Latency | None:
     """In sessions of their own: those that computed figures use all cores, and are closed by now."""
     if not feeds or not options.latency_seconds:
         return None
     threads = options.latency_threads
-    pair = _opened(float_model, quantized, options, threads)
+    pair = _opened(float_model, quantized, plan, options, threads)
     return latency.measure(pair.reference, pair.actual, feeds, threads=threads, seconds=options.latency_seconds)
 
 
