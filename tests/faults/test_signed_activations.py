@@ -57,4 +57,5 @@ def test_signed_activations_for_devices_stay_onnx_and_are_verified(target: str, 
     report = static(model, path, feeds, target=target, activation_type="QInt8", bias_correction="auto", guard=True)
     assert report.quantized["MatMul"] == 2
     assert report.verification.outputs[0].sqnr_db > 25
+    assert any("session.qdqisint8allowed=1" in note for note in report.verification.notes)
     assert {node.domain for node in onnx.load(path).graph.node} == {""}

@@ -25,6 +25,12 @@ from vqonnx.stages.recorded import RecordedModel
 _CPU = "CPUExecutionProvider"
 _FEEDS_TIMED = 3
 
+_KEEP_INT8 = "session.qdqisint8allowed"
+_TOLD = (
+    f"verified with the session option {_KEEP_INT8}=1, which keeps int8 as the device does; "
+    "without it, ONNX Runtime on an x86 CPU may refuse to load the model"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
@@ -85,6 +91,8 @@ def verify(
         return Verification(sizes=sizes)
     if options.level is Level.CHECKED:
         return Verification(level=Level.CHECKED, sizes=sizes, notes=tuple(notes))
+    if plan.keeps_int8:
+        notes.append(_TOLD)
     kernels = _kernels(quantized, plan, options, notes)
     count, figures, timed = 0, tuple[OutputFigures, ...](), None
     if options.level is Level.COMPARED:
@@ -189,7 +197,7 @@ def _kernels(quantized: Path, plan: Plan, options: VerifyOptions, notes: list[st
 
 def _settings(plan: Plan) -> Mapping[str, str]:
     """What a session over the quantized model is told, so that it stands for the device."""
-    return {"session.qdqisint8allowed": "1"} if plan.keeps_int8 else {}
+    return {_KEEP_INT8: "1"} if plan.keeps_int8 else {}
 
 
 def _opened(
