@@ -1,7 +1,8 @@
 """FixNeuron: one node a tensor in the place of QuantizeLinear and DequantizeLinear, for AMD's Vitis AI compiler.
 
 It takes signed codes with zero point 0, one scale a tensor, a power of two. Constants stay float behind theirs, as
-numbers that the codes stand for, and an activation has one where a pair would be: so both forms compute the same bits.
+numbers that the codes stand for, and an activation has one where a pair would be: so both forms compute the same bits,
+but for NaN, which a FixNeuron passes on.
 """
 
 from dataclasses import dataclass
