@@ -11,10 +11,10 @@ import pytest
 from models.build import Weights, build
 from tests.faults.flow import static
 from tests.quantizers.flow import normals, quantizer, run
+from vqonnx.flows import drafting
 from vqonnx.graph.inference import infer_missing
 from vqonnx.graph.io import load
-from vqonnx.graph.walk import values_by_name
-from vqonnx.stages.correct_bodies import channel_means, correct_bodies, correctable_inside, watched_as
+from vqonnx.stages.correct_bodies import Watched, channel_means, correct_bodies, correctable_inside
 from vqonnx.stages.correct_fast import correct_fast
 from vqonnx.stages.emit import emit
 
@@ -106,9 +106,9 @@ def test_channel_means_are_those_of_all_runs() -> None:
     }""")
     )
     infer_missing(model)
-    values, rng = values_by_name(model), np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     feeds = [{"x": rng.normal(size=(2, 3, 4)).astype(np.float32) - 3, "n": np.array(n)} for n in (0, 2, 1)]
-    watched = {"rows": watched_as(values["k"], -1, 4), "channels": watched_as(values["k"], 1, 3)}
+    watched = {"rows": Watched("k", 4, rank=None), "channels": Watched("k", 3, rank=3)}
     found = channel_means(model, watched, feeds)
     runs = [runs for feed in feeds for runs in trips_of(feed)]
     np.testing.assert_allclose(found["rows"], np.mean(runs, axis=(0, 1, 2)), rtol=1e-5)
@@ -125,7 +125,10 @@ def trips_of(feed: dict[str, Any]) -> list[Any]:
     return found
 
 
-def test_reports_count_the_biases_of_bodies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("few", [16, 0])
+def test_reports_count_the_biases_of_bodies(few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether each is measured, or there are too many for that."""
+    monkeypatch.setattr(drafting, "_FEW_INSIDE", few)
     report = static(branches(), tmp_path / "m.onnx", normals(8, {"x": (1, 3, 8, 8)}), bias_correction="on")
     assert report.bias_correction is not None
     assert report.bias_correction.corrected == 4

@@ -41,6 +41,8 @@ _TRIAL_SAMPLES = 16
 """Held-back samples that decide between drafts; verification uses all."""
 _CORRECTION_SAMPLES = 32
 """Calibration samples that biases are corrected on: means need fewer than ranges."""
+_FEW_INSIDE = 16
+"""Layers in bodies that the whole model runs for; more are corrected from the means of their inputs."""
 _SEARCH_SAMPLES = 8
 """Calibration samples by which positions are searched."""
 _BLAME_SAMPLES = 2
@@ -223,6 +225,8 @@ class Drafting:
             return correct(model, plan, found, samples, progress=progress)
 
         def bodies(found: Solutions) -> Solutions:
+            if inside > _FEW_INSIDE:
+                return main_graph(correct_fast(model, plan, found, samples, bodies_only=True))
             # What bodies read is right by now; what reads them was corrected for what they had lost.
             return main_graph(correct_bodies(model, plan, found, samples, progress=progress))
 

@@ -67,8 +67,7 @@ def correct_bodies(
     if not layers:
         return solutions
     values, constants = values_by_name(model), dict(solutions.constants)
-    sizes = {layer.bias: constants[layer.bias].codes.size for layer in layers}
-    watched = {one.bias: watched_as(values[one.result], one.axis, sizes[one.bias]) for one in layers}
+    watched = {one.bias: _watched(one, values[one.result], constants[one.bias].codes.size) for one in layers}
     wanted = channel_means(model, watched, feeds)
     rounds = [*layers, *_repeated(model, layers)]
     for done, layer in enumerate(rounds, start=1):
@@ -90,6 +89,12 @@ def correctable_inside(model: ir.Model, plan: Plan) -> list[Layer]:
     values = values_by_name(model)
     layers = layers_of(model, plan, inside)
     return [layer for layer in layers if layer.axis < 0 or values[layer.result].shape is not None]
+
+
+def _watched(layer: Layer, result: ir.Value, channels: int) -> Watched:
+    """The layer's result; ``correctable_inside`` knows its rank where its channels come second."""
+    rank = len(result.shape) if layer.axis >= 0 and result.shape is not None else None
+    return Watched(layer.result, channels, rank)
 
 
 def _repeated(model: ir.Model, layers: Sequence[Layer]) -> list[Layer]:
@@ -131,11 +136,6 @@ def channel_means(model: ir.Model, watched: Mapping[str, Watched], feeds: Sequen
         if found.totals.size and found.totals[-1]:
             means[key] = found.totals[:-1] / found.totals[-1]
     return means
-
-
-def watched_as(value: ir.Value, axis: int, channels: int) -> Watched:
-    """A value of known rank, or with its channels at the end."""
-    return Watched(value.name or "", channels, None if axis < 0 or value.shape is None else len(value.shape))
 
 
 def _sums(model: ir.Model, names: NameAllocator, value: ir.Value, watched: Watched) -> ir.Value:

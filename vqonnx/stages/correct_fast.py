@@ -23,13 +23,13 @@ from vqonnx.graph.walk import constant, nodes_by_name, values_by_name
 from vqonnx.kernels.affine import dequantize
 from vqonnx.kernels.bias import mean_shift, shifted_bias
 from vqonnx.stages.correct import Layer, correctable
-from vqonnx.stages.correct_bodies import channel_means, correctable_inside, watched_as
+from vqonnx.stages.correct_bodies import Watched, channel_means, correctable_inside
 from vqonnx.stages.observe import ObserveOptions, observe
 
-_PLACES = correctable, correctable_inside
 
-
-def correct_fast(model: ir.Model, plan: Plan, solutions: Solutions, feeds: Sequence[Feed]) -> Solutions:
+def correct_fast(
+    model: ir.Model, plan: Plan, solutions: Solutions, feeds: Sequence[Feed], *, bodies_only: bool = False
+) -> Solutions:
     """The solutions with biases shifted by what weight rounding moves their channels' means.
 
     Args:
@@ -37,9 +37,11 @@ def correct_fast(model: ir.Model, plan: Plan, solutions: Solutions, feeds: Seque
         plan: Its plan.
         solutions: Its numbers.
         feeds: Calibration samples.
+        bodies_only: Whether biases of the main graph stay.
     """
     nodes, values = nodes_by_name(model), values_by_name(model)
-    main, inside = ([(layer, *_source(nodes, plan, layer)) for layer in found(model, plan)] for found in _PLACES)
+    places = [] if bodies_only else correctable(model, plan), correctable_inside(model, plan)
+    main, inside = ([(layer, *_source(nodes, plan, layer)) for layer in layers] for layers in places)
     errors = {
         layer.bias: _weight_error(values, plan, solutions, planned, nodes[planned.node])
         for layer, planned, _ in (*main, *inside)
@@ -48,7 +50,7 @@ def correct_fast(model: ir.Model, plan: Plan, solutions: Solutions, feeds: Seque
     observed = observe(model, wanted, feeds, ObserveOptions()).tensors if wanted else {}
     means = {layer.bias: one.means for layer, _, value in main if isinstance(one := observed[value], ChannelMean)}
     watched = {
-        layer.bias: watched_as(values[value], layer.axis, _input_channels(errors[layer.bias], nodes[planned.node]))
+        layer.bias: _watched_input(value, layer, errors[layer.bias], nodes[planned.node])
         for layer, planned, value in inside
     }
     means |= channel_means(model, watched, feeds) if watched else {}
@@ -68,8 +70,9 @@ def _weight_error(
     return _output_first(weight.astype(np.float64) - _as_read(solutions.constants[key]), node)
 
 
-def _input_channels(error: npt.NDArray[np.float64], node: ir.Node) -> int:
-    return int(error.shape[1]) * int_attribute(node, "group", 1)
+def _watched_input(name: str, layer: Layer, error: npt.NDArray[np.float64], node: ir.Node) -> Watched:
+    """The input of a node in a body; that of a convolution has as many axes as the weight."""
+    return Watched(name, error.shape[1] * int_attribute(node, "group", 1), error.ndim if layer.axis >= 0 else None)
 
 
 def _as_read(quantized: QuantizedTensor) -> npt.NDArray[np.floating]:
