@@ -283,3 +283,13 @@ def test_a_clip_behind_what_is_moved_goes(tmp_path: Path) -> None:
     onnx.save(made, tmp_path / "float.onnx")
     given, expected = (open_session(tmp_path / name).run(None, feed)[0] for name in ("q.onnx", "float.onnx"))
     assert np.abs(given - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_a_float_node_that_is_named_reads_the_converted_form(tmp_path: Path) -> None:
+    convert = {"quant_type": QuantType.QUInt16, "recv_nodes": {"n2"}}
+    options = {"TensorQuantOverrides": {"t": [{"quant_type": QuantType.QUInt8, "convert": convert}]}}
+    text = FORK.replace("t = Transpose <perm = [1, 0]> (x)", "t = Add (x, x)").replace("float[4,2]", "float[2,4]") % ""
+    result = quantized(tmp_path, model(text), op_types_to_quantize=["Add"], extra_options=options)
+    makers = {node.name: node for node in result.graph.node}
+    assert chain(result, makers["n1"].input[0]) == ["t_zero_point"] * 2
+    assert chain(result, makers["n2"].input[0]) == ["t_zero_point_convert"] * 2 + ["t_zero_point"] * 2

@@ -255,4 +255,7 @@ def _planned_uses(plan: Plan) -> dict[str, Uses]:
         for index, key in enumerate(node.inputs):
             if key is not None:
                 uses.setdefault(key, []).append((node.node, index))
+    for tensor in plan.tensors.values():
+        if tensor.readers:
+            uses.setdefault(tensor.key, []).extend(tensor.readers)
     return uses

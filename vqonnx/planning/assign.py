@@ -34,6 +34,8 @@ class Assignment:
     nodes: dict[str, NodePlan] = field(default_factory=dict)
     activations: dict[tuple[str, QuantSpec], str] = field(default_factory=dict)
     """Key of each activation by its name and spec: another form may have that name as its key."""
+    values: dict[str, ir.Value] = field(default_factory=dict)
+    """What is measured, by the key of its first form."""
 
     @property
     def types(self) -> TensorTypes:
@@ -62,7 +64,7 @@ def assign(
             _plan_node(work, candidate, candidate.node, _inputs(work, candidate))
         else:
             _plan_linear(work, candidate, *candidate.add)
-    _convert_outputs(work)
+    _convert_for_others(work)
     _share_scales(work)
     return work.tensors, work.nodes
 
@@ -159,8 +161,9 @@ def _activation(work: Assignment, value: ir.Value, wanted: QuantSpec | None = No
         maker = work.partition.maker(value)
         bounds, method = known_bounds(maker, work.rules), work.rules.method
         form = replace(form, bounds=bounds, method=None if bounds else method, if_dead=range_if_dead(maker))
-    work.activations[name, spec] = _add(work, form)
-    return work.activations[name, spec]
+    key = work.activations[name, spec] = _add(work, form)
+    work.values[key] = value
+    return key
 
 
 def _output(work: Assignment, candidate: Candidate, output: ir.Value) -> str | None:
@@ -235,12 +238,17 @@ def _keeps_float_bias(work: Assignment, candidate: Candidate, bias: ir.Value, sc
     return isinstance(granularity, PerBlock) and bool(work.rules.block_size)
 
 
-def _convert_outputs(work: Assignment) -> None:
-    """Add the second form of graph outputs that no node reads, where the user asks for one."""
-    for (name, _), key in list(work.activations.items()):
-        conversion = work.rules.overrides.get(name, Override()).conversion
-        if conversion is not None and not conversion.readers:
-            _converted(work, key, work.tensors[key].spec, conversion.form)
+def _convert_for_others(work: Assignment) -> None:
+    """Add the second form, where the user asks for one, of graph outputs that no node reads, and for float nodes."""
+    for key, value in work.values.items():
+        conversion = work.rules.overrides.get(value.name or "", Override()).conversion
+        if conversion is None or not work.rules.form.keeps_operators:
+            continue
+        floats = [(node.name or "", index) for node, index in value.uses() if node.name not in work.nodes]
+        readers = tuple(use for use in floats if use[0] in conversion.readers)
+        if readers or not conversion.readers:
+            converted = _converted(work, key, work.tensors[key].spec, conversion.form)
+            work.tensors[converted] = replace(work.tensors[converted], readers=readers)
 
 
 def _add(work: Assignment, plan: TensorPlan) -> str:
