@@ -10,10 +10,12 @@ from vqonnx.errors import OptionError
 from vqonnx.kernels.blocks.packing import (
     dequantize_blocks,
     from_k_major,
+    k_major_codes,
+    k_major_scales,
+    k_major_zero_points,
     pack,
     pack_blocks,
     slice_channels,
-    to_k_major,
     unpack,
     unpack_codes,
     unpack_zero_points,
@@ -22,6 +24,20 @@ from vqonnx.kernels.blocks.rounding import round_blocks
 
 BITS = st.sampled_from([2, 4, 8])
 SIZES = st.sampled_from([16, 32, 64, 256])
+
+
+def to_k_major(blocks: QuantizedBlocks) -> KMajorBlocks:
+    """The same codes for DequantizeLinear: signed without zero points where symmetric, else unsigned with them."""
+    return KMajorBlocks(
+        codes=k_major_codes(blocks),
+        scales=k_major_scales(blocks),
+        zero_points=None if blocks.symmetric else k_major_zero_points(blocks),
+        signed=blocks.symmetric,
+        bits=blocks.bits,
+        block_size=blocks.block_size,
+        in_features=blocks.in_features,
+        out_features=blocks.out_features,
+    )
 
 
 @st.composite

@@ -1,7 +1,7 @@
 """Codes of 2, 4 and 8 bits in bytes, and weights in blocks of them.
 
 Everywhere the first code of a byte is in its low bits: com.microsoft.MatMulNBits, GatherBlockQuantized and ONNX's own
-4-bit and 2-bit types agree on that. They differ in which axis runs first; ``to_k_major`` and ``from_k_major`` turn one
+4-bit and 2-bit types agree on that. They differ in which axis runs first; ``k_major_codes`` and ``from_k_major`` turn one
 into the other without loss.
 """
 
@@ -106,22 +106,8 @@ def slice_channels(blocks: QuantizedBlocks, start: int, stop: int) -> QuantizedB
     )
 
 
-def to_k_major(blocks: QuantizedBlocks) -> KMajorBlocks:
-    """The same codes for DequantizeLinear: signed without zero points where symmetric, else unsigned with them."""
-    return KMajorBlocks(
-        codes=k_major_codes(blocks),
-        scales=k_major_scales(blocks),
-        zero_points=None if blocks.symmetric else k_major_zero_points(blocks),
-        signed=blocks.symmetric,
-        bits=blocks.bits,
-        block_size=blocks.block_size,
-        in_features=blocks.in_features,
-        out_features=blocks.out_features,
-    )
-
-
 def k_major_codes(blocks: QuantizedBlocks) -> U8:
-    """The ``codes`` of ``to_k_major`` alone."""
+    """The codes for DequantizeLinear, [K, N] packed: signed where symmetric, else unsigned."""
     codes = _turned(unpack_codes(blocks)).reshape(-1)
     if blocks.symmetric:
         codes ^= np.uint8(1 << (blocks.bits - 1))  # code - 2^(bits-1) in two's complement
@@ -129,12 +115,12 @@ def k_major_codes(blocks: QuantizedBlocks) -> U8:
 
 
 def k_major_scales(blocks: QuantizedBlocks) -> FloatArray:
-    """The ``scales`` of ``to_k_major`` alone."""
+    """The scales for DequantizeLinear, [J, N]."""
     return np.ascontiguousarray(blocks.scales.T)
 
 
 def k_major_zero_points(blocks: QuantizedBlocks) -> U8:
-    """The ``zero_points`` of ``to_k_major`` alone, of blocks that have them."""
+    """The zero points for DequantizeLinear, [J, N] packed, of blocks that have them."""
     return pack(_turned(unpack_zero_points(blocks)).reshape(-1), blocks.bits)
 
 
