@@ -1,8 +1,8 @@
 """Codes of 2, 4 and 8 bits in bytes, and weights in blocks of them.
 
 Everywhere the first code of a byte is in its low bits: com.microsoft.MatMulNBits, GatherBlockQuantized and ONNX's own
-4-bit and 2-bit types agree on that. They differ in which axis runs first; ``k_major_codes`` and ``from_k_major`` turn one
-into the other without loss.
+4-bit and 2-bit types agree on that. They differ in which axis runs first; ``k_major_codes`` and ``from_k_major`` turn
+one into the other without loss.
 """
 
 from dataclasses import replace
