@@ -59,6 +59,21 @@ def trips() -> onnx.ModelProto:
     return build(text, weights.arrays)
 
 
+def inner_reader() -> onnx.ModelProto:
+    """A layer of a body that only a body inside it reads."""
+    weights = Weights(63)
+    for name in "ab":
+        weights.linear(name, 12, 12)
+    text = """g (float[N, 12] x, bool c) => (float[N, 12] y) {
+        y = If (c) <then_branch = t () => (float[N, 12] p) {
+                a = Gemm (x, a_w, a_b) r = Relu (a)
+                p = If (c) <then_branch = u () => (float[N, 12] q) { q = Gemm (r, b_w, b_b) },
+                            else_branch = v () => (float[N, 12] s) { s = Neg (x) }> },
+            else_branch = e () => (float[N, 12] z) { z = Neg (x) }>
+    }"""
+    return build(text, weights.arrays)
+
+
 def means(model: ir.Model, output: str, feeds: Any, axis: int) -> Any:
     """Mean of each channel of an output over all samples that it is not empty in."""
     found = [run(model, feed)[output] for feed in feeds]
@@ -114,6 +129,7 @@ def test_channel_means_are_those_of_all_runs() -> None:
     np.testing.assert_allclose(found["rows"], np.mean(runs, axis=(0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found["channels"], np.mean(runs, axis=(0, 1, 3)), rtol=1e-5)
     assert channel_means(model, watched, feeds[:1]) == {}
+    assert channel_means(model, watched, [*feeds, feeds[1] | {"x": feeds[1]["x"] + 100}]) == {}  # overflows
 
 
 def trips_of(feed: dict[str, Any]) -> list[Any]:
@@ -123,6 +139,14 @@ def trips_of(feed: dict[str, Any]) -> list[Any]:
         state = np.exp(state)
         found.append(state)
     return found
+
+
+def test_a_layer_that_only_an_inner_body_reads() -> None:
+    feeds = [feed | {"c": np.array(True)} for feed in normals(4, {"x": (2, 12)})]
+    made = quantizer(inner_reader(), feeds, **COARSE)
+    plan, plain = made.current_plan(), made.solve()
+    corrected = correct_bodies(made.model, plan, plain, feeds)
+    assert np.any(corrected.constants["b_b"].codes != plain.constants["b_b"].codes)
 
 
 @pytest.mark.parametrize("few", [16, 0])

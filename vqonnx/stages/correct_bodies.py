@@ -54,7 +54,7 @@ class Watched:
 def correct_bodies(
     model: ir.Model, plan: Plan, solutions: Solutions, feeds: Sequence[Feed], *, progress: Progress = silent
 ) -> Solutions:
-    """The solutions with corrected biases in bodies; a layer that no sample runs keeps its bias.
+    """The solutions with corrected biases in bodies; a layer that no sample runs, or only bodies read, keeps its own.
 
     Args:
         model: The prepared float model.
@@ -73,7 +73,8 @@ def correct_bodies(
     for done, layer in enumerate(rounds, start=1):
         quantized = emit(model, replace(plan.on_cpu(), form=Form.QDQ), replace(solutions, constants=constants))
         result = _result(quantized, layer)
-        found = channel_means(quantized, {layer.bias: replace(watched[layer.bias], value=result)}, feeds)
+        there = {} if result is None else {layer.bias: replace(watched[layer.bias], value=result)}
+        found = channel_means(quantized, there, feeds) if there else {}
         if layer.bias in wanted and layer.bias in found:
             shift = wanted[layer.bias] - found[layer.bias]
             constants[layer.bias] = shifted_bias(constants[layer.bias], shift)
@@ -109,7 +110,9 @@ def _repeated(model: ir.Model, layers: Sequence[Layer]) -> list[Layer]:
 
 
 def channel_means(model: ir.Model, watched: Mapping[str, Watched], feeds: Sequence[Feed]) -> dict[str, Means]:
-    """Mean of each channel, float64 [C], over all runs of the bodies; without those that no run computes.
+    """Mean of each channel, float64 [C], over all runs of the bodies.
+
+    Left out are values that no run computes, and those with elements that are not finite.
 
     Args:
         model: A model; it is not changed.
@@ -128,12 +131,13 @@ def channel_means(model: ir.Model, watched: Mapping[str, Watched], feeds: Sequen
         table.outputs[0].type = values[vector].type
         copy.graph.append(table)
         tables[key] = table.outputs[0].name or ""
-    sums = observe(copy, {table: ChannelMean(axis=-1) for table in tables.values()}, feeds, ObserveOptions()).tensors
+    wanted = {table: ChannelMean(axis=-1) for table in tables.values()}
+    sums = observe(copy, wanted, feeds, ObserveOptions(nonfinite="ignore")).tensors
     means = {}
     for key, name in tables.items():
         found = sums[name]
         assert isinstance(found, ChannelMean)
-        if found.totals.size and found.totals[-1]:
+        if found.totals.size and found.totals[-1] and not found.dropped:
             means[key] = found.totals[:-1] / found.totals[-1]
     return means
 
@@ -165,12 +169,15 @@ def _integers(model: ir.Model, names: NameAllocator, *numbers: int) -> ir.Value:
     return add_initializer(model.graph, names.unique("integers"), np.array(numbers, np.int64))
 
 
-def _result(quantized: ir.Model, layer: Layer) -> str:
-    """Name of the layer's result in the quantized model: where it stays float, or dequantized where it is quantized."""
+def _result(quantized: ir.Model, layer: Layer) -> str | None:
+    """Name of the layer's result in the quantized model, dequantized if it is quantized.
+
+    None where only bodies inside its own read it: they run as often as they do.
+    """
     if layer.key is None:
         return layer.result
     found = (value for value in values_by_name(quantized).values() if value.meta.get(KEY) == layer.key)
-    return next(value.name or "" for value in found if _is_beside_its_source(value))
+    return next((value.name for value in found if _is_beside_its_source(value)), None)
 
 
 def _is_beside_its_source(value: ir.Value) -> bool:
