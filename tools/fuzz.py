@@ -55,6 +55,8 @@ _TINY = 2.0**-10
 _LEAST = 1e-6
 _NEAR_ZERO = 0.01
 """Mean energy of an output beside which that of the inputs' rounding errors counts."""
+_OWN = re.compile(r"[0-9]+ x .*|'[^']*'|Node \\([^)]*\\)")
+"""What a refusal tells of one model."""
 _QUIET: Mapping[str, Any] = {"progress": lambda *_: None, "min_sqnr_db": _WARNED_DB}
 _CRASHES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 _REFERENCE_OPSETS = range(13, 22)
@@ -297,7 +299,7 @@ class Tally:
         self.faults += [f"seed {seed}, {form}: {fault}" for fault in outcome.faults]
         if outcome.refusal:
             # Names and numbers of one model apart, refusals are few.
-            self.refusals[f"{form}: {re.sub(r'[0-9]+ x .*', '…', outcome.refusal)[:160]}"] += 1
+            self.refusals[f"{form}: {re.sub(_OWN, '…', outcome.refusal)[:160]}"] += 1
         else:
             (self.quantized if outcome.quantized else self.plain)[form] += 1
 
