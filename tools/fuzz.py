@@ -55,7 +55,7 @@ _TINY = 2.0**-10
 _LEAST = 1e-6
 _NEAR_ZERO = 0.01
 """Mean energy of an output beside which that of the inputs' rounding errors counts."""
-_OWN = re.compile(r"[0-9]+ x .*|'[^']*'|Node \\([^)]*\\)")
+_OWN = re.compile(r"[0-9]+ x .*|'[^']*'|Node \([^)]*\)")
 """What a refusal tells of one model."""
 _QUIET: Mapping[str, Any] = {"progress": lambda *_: None, "min_sqnr_db": _WARNED_DB}
 _CRASHES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
