@@ -134,7 +134,9 @@ def test_a_weight_that_a_loop_carries_may_change() -> None:
             }
         >
     }"""
-    _, layers, reasons = found_in(build(text, {"w": np.ones((4, 4), np.float32)}))
+    arrays = {"w": np.ones((4, 4), np.float32)}
+    assert [layer.name for layer in found_in(build(text, arrays))[1]] == ["Loop_1/body/MatMul_1"]  # none changes it
+    _, layers, reasons = found_in(build(text.replace("u = Identity", "u = Neg"), arrays))
     assert layers == []
     assert reasons == {"Loop_1": "Loop has no packed form", "Loop_1/body/MatMul_1": "its weight is an input"}
 
