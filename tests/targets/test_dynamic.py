@@ -18,13 +18,15 @@ from vqonnx.targets.registry import get_target
 
 NODES = {
     DynamicForm.PRODUCT: (made.product(), "MatMulInteger"),
+    DynamicForm.BATCH: (made.batch(), "MatMulInteger"),
     DynamicForm.CONV: (made.convolution(), "ConvInteger"),
     DynamicForm.LSTM: (made.recurrent("LSTM"), "DynamicQuantizeLSTM"),
     DynamicForm.ATTENTION: (made.attention(), "QAttention"),
+    DynamicForm.EMBEDDING: (made.embedding(), "QEmbedLayerNormalization"),
     DynamicForm.DEQUANTIZED: (made.recurrent("GRU"), "GRU"),
     DynamicForm.LOOKUP: (made.tied(), "Gather"),
 }
-OP_TYPES = ["Attention", "Conv", "GRU", "Gather", "LSTM", "MatMul"]
+OP_TYPES = ["Attention", "Conv", "EmbedLayerNormalization", "GRU", "Gather", "LSTM", "MatMul"]
 CPU = dynamic_kernels(get_target("cpu-x86-vnni"))
 
 
