@@ -80,7 +80,8 @@ def _extensions() -> ModuleType:
         return importlib.import_module("onnxruntime_extensions")
     except ImportError as error:
         raise DependencyError(
-            f"running Vitis AI's custom operators needs onnxruntime-extensions, which cannot be imported ({error}): "
+            "running custom operators, Vitis AI's and others of ai.onnx.contrib, needs onnxruntime-extensions, which "
+            f"cannot be imported ({error}): "
             "pip install vqonnx[vitis]. There are wheels for Linux, macOS and 64-bit x86 Windows up to Python 3.13. "
             "Without it, verify='checker' with bias_correction='off' writes models that nobody has run.",
             package="onnxruntime-extensions",
