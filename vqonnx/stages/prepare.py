@@ -72,7 +72,6 @@ def settle(model: ir.Model, opset: int) -> dict[str, int]:
         "inputs with a value made constant": drop_constant_inputs(model),
         f"opset raised to {opset}": int(upgrade_opset(model, opset)),
         "constants of bodies moved to the main graph": lift_initializers(model),
-        "constants that Loops carried read from outside": free_carried_constants(model),
     }
 
 
@@ -97,6 +96,7 @@ def prepare(
     ensure_unique_names(model)
     before = {node.name for node in nodes(model) if node.name}
     counts = settle(model, opset)
+    counts["constants that Loops carried read from outside"] = free_carried_constants(model)
     ensure_unique_names(model)  # bodies of functions are named by the graph that calls them alone
     infer_shapes(model)
     counts |= _repeat(model, _with_option(passes, requantize))
