@@ -51,6 +51,9 @@ _QUANTIZERS: Mapping[tuple[str, Form], type[BaseQuantizer]] = {
     ("vitis", Form.FIX_NEURON): VitisFixNeuronQuantizer,
 }
 """By family of the target and form."""
+_GUARD: Mapping[object, Guard] = {True: Guard.OUTPUTS, False: Guard.OFF}
+_USUAL_GUARD = {True: Guard.TENSORS, False: Guard.OUTPUTS}
+"""By whether the target wants all that it can run."""
 _CORRECTION: Mapping[object, Correction] = {
     **{c.value: c for c in Correction},
     True: Correction.ON,
@@ -200,7 +203,7 @@ def quantize_static(
             make=make,
             options=options,
             equalize=equalize,
-            guard=_guard(guard, options.target),
+            guard=_USUAL_GUARD[options.target.everything] if guard is None else chosen(_GUARD, guard, "guard"),
             correction=chosen(_CORRECTION, bias_correction, "bias_correction"),
             min_sqnr_db=min_sqnr_db,
             level=chosen(LEVELS, verify, "verify"),
@@ -214,12 +217,6 @@ def quantize_static(
         if left is None or left.nodes:
             return quantize_file(model_input, Path(model_output), calibration_data_reader, job)
         return keep_file(model_input, Path(model_output), calibration_data_reader, Left(left.target, left.skips), job)
-
-
-def _guard(asked: bool | None, target: Target) -> Guard:
-    if asked is None:
-        return Guard.TENSORS if target.everything else Guard.OUTPUTS
-    return Guard.OUTPUTS if asked else Guard.OFF
 
 
 def _changes_float(options: QuantizerOptions) -> bool:

@@ -15,7 +15,7 @@ from vqonnx.errors import UnsupportedOptionError
 from vqonnx.graph.facts import int_attribute
 from vqonnx.graph.walk import constant_tensor, is_float
 from vqonnx.planning.bounds import known_bounds, range_if_dead
-from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.candidate import Candidate
 from vqonnx.planning.forms import form_of, override_error
 from vqonnx.planning.layer_types import TensorTypes, summed_axis
 from vqonnx.planning.partition import Partition

@@ -5,7 +5,7 @@ import math
 from vqonnx.core.target import Form, Kernel
 from vqonnx.graph.facts import clip_bounds
 from vqonnx.graph.walk import constant
-from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.candidate import Candidate
 from vqonnx.planning.rules import PlanRules
 
 Range = tuple[float, float]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vqonnx.core.granularity import PerAxis
 from vqonnx.core.plan import NodePlan, TensorPlan
 from vqonnx.errors import OptionError
-from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.candidate import Candidate
 from vqonnx.planning.partition import Partition
 
 

@@ -12,7 +12,7 @@ from vqonnx.core.qtype import QTYPES, Kind, QType
 from vqonnx.core.spec import QuantSpec
 from vqonnx.core.target import Kernel
 from vqonnx.graph.facts import clip_bounds, int_attribute
-from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.candidate import Candidate
 from vqonnx.planning.forms import form_of
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import LayerTypes, PlanRules

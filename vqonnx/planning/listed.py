@@ -12,14 +12,9 @@ from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel, OpSupport, Target
 from vqonnx.graph.facts import operator_key, pad_fill
 from vqonnx.graph.walk import constant_tensor, is_float
-from vqonnx.planning.eligible import (
-    AS_GIVEN_CHECKS,
-    CHANNEL_CHECKS,
-    INTEGER_CHECKS,
-    Candidate,
-    has_float_edge,
-    is_exact_on_codes,
-)
+from vqonnx.planning.candidate import Candidate
+from vqonnx.planning.eligible import has_float_edge
+from vqonnx.planning.obstacles import AS_GIVEN_CHECKS, CHANNEL_CHECKS, INTEGER_CHECKS, is_exact_on_codes
 from vqonnx.planning.partition import Partition
 from vqonnx.planning.rules import PlanRules
 

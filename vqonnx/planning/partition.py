@@ -7,7 +7,7 @@ import onnx_ir as ir
 from vqonnx.core.plan import Skip
 from vqonnx.core.target import Kernel
 from vqonnx.graph.walk import constant_tensor, is_float
-from vqonnx.planning.eligible import Candidate
+from vqonnx.planning.candidate import Candidate
 from vqonnx.planning.fused import is_fused
 from vqonnx.planning.quantized import is_dequantized
 
