@@ -84,7 +84,7 @@ def _version(package: str) -> str:
 def write_readme(path: Path, measured: Mapping[str, Sequence[Table]]) -> None:
     """Replace what stands between the markers of each measured section in README; the others stay.
 
-    Details are folded away, behind the other tables; rows of what was skipped are left out.
+    Details are folded away, behind the other tables; rows of what was skipped are left out, and tables of nothing else.
 
     Raises:
         ValueError: README has no markers for a section.
@@ -96,7 +96,8 @@ def write_readme(path: Path, measured: Mapping[str, Sequence[Table]]) -> None:
         _, closed, after = rest.partition(end)
         if not (found and closed):
             raise ValueError(f"{path} has no lines {begin} and {end}")
-        shown = sorted((table.measured() for table in tables), key=lambda table: table.detail)
+        filled = [table for table in (table.measured() for table in tables) if table.rows]
+        shown = sorted(filled, key=lambda table: table.detail)
         parts = [table.folded() if table.detail else table.markdown() for table in shown]
         body = "\n\n".join([_machine(), *parts])
         text = f"{before}{begin}\n{body}\n{end}{after}"

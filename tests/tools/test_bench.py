@@ -88,10 +88,12 @@ def test_readme_folds_details_behind_the_rest_and_leaves_out_what_was_skipped(tm
     path = tmp_path / "README.md"
     path.write_text("<!-- bench:one -->\n<!-- end of bench:one -->\n")
     skipped = replace(TABLE, title="Last", rows=(*TABLE.rows, {"name": "three", "note": "skipped: no such module"}))
-    bench.write_readme(path, {"one": [replace(TABLE, detail=True), skipped]})
+    nothing = replace(TABLE, title="Nothing", rows=skipped.rows[-1:])
+    bench.write_readme(path, {"one": [replace(TABLE, detail=True), nothing, skipped]})
     text = path.read_text()
     assert text.index("### Last") < text.index("<details>\n<summary>A title</summary>\n\nA note.\n\n| name")
     assert "three" not in text
+    assert "Nothing" not in text
 
 
 def test_the_first_table_compares_default_calls(tmp_path: Path) -> None:
