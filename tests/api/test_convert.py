@@ -76,6 +76,7 @@ def test_what_stays_is_told_with_its_reason(tmp_path):
     assert all(sqnr(before[name], after[name]) > 35 for name in before)
 
 
+@pytest.mark.slow
 def test_one_weight_at_a_time_is_in_memory(rng, tmp_path):
     k, count = 512, 24
     weights = {f"w{i}": normal(rng, k, k) for i in range(count)}

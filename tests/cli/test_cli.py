@@ -169,6 +169,7 @@ def test_an_unknown_choice_names_the_choices(tmp_path):
     assert "moving-average" in result.stderr
 
 
+@pytest.mark.slow
 def test_errors_in_a_process_have_no_traceback():
     result = process("plan", "absent.onnx")
     assert result.returncode == 2

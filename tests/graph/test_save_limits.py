@@ -39,6 +39,7 @@ def scaled(factor: int) -> ir.Model:
     return ir.Model(graph, ir_version=10)
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_a_whole_model(tmp_path, monkeypatch):
     monkeypatch.setattr(io, "INLINE_BELOW", 128)
     path = tmp_path / "m.onnx"

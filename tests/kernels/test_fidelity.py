@@ -38,6 +38,7 @@ def test_the_histogram_tells_about_what_the_elements_do(
     assert quantization_sqnr(bins, params) == pytest.approx(brute_force(x, params), abs=1.0)
 
 
+@pytest.mark.slow
 def test_outliers_hide_that_the_rest_is_lost_unless_the_bulk_is_asked() -> None:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 0.01, 100000), np.full(100, 1000.0)]).astype(np.float32)

@@ -32,6 +32,7 @@ def test_samples_command_writes_one_file_each(tmp_path) -> None:
         np.testing.assert_array_equal(sample["input"], digits.calibration_samples(3)[2]["input"])
 
 
+@pytest.mark.slow
 def test_compare_command_fails_on_a_drop() -> None:
     command = [sys.executable, "-m", "models.digits", "compare", digits.MODEL, digits.MODEL]
     same = subprocess.run([*command, "--limit", "0"], capture_output=True, text=True, check=False)

@@ -78,6 +78,7 @@ def test_the_plan_of_the_form_can_be_asked_for() -> None:
     assert Counter(node.op_type for node in found.nodes.values()) == {"MatMul": 2, "Add": 2, "Relu": 1}
 
 
+@pytest.mark.slow
 def test_the_digits_are_read_as_well_as_in_qdq_form(tmp_path: Path) -> None:
     reports = {
         form: quantize_static(

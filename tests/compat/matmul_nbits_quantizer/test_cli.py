@@ -18,6 +18,7 @@ def paths(tmp_path):
     return ["--input_model", str(tmp_path / "float.onnx"), "--output_model", str(tmp_path / "packed.onnx")]
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_packed_file(paths):
     done = subprocess.run(
         [sys.executable, "-m", "vqonnx.compat.matmul_nbits_quantizer", *paths, "--accuracy_level", "4"],

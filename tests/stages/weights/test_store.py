@@ -212,6 +212,7 @@ def test_an_index_cut_off_anywhere_keeps_all_whole_lines(tmp_path, small_store):
         shutil.rmtree(work)
 
 
+@pytest.mark.slow
 def test_data_cut_off_anywhere_lose_what_is_cut(tmp_path, small_store):
     folder, weights, _, used = small_store
     data = (folder / "weights-0.bin").read_bytes()
@@ -269,6 +270,7 @@ def test_missing_data_are_solved_again(tmp_path):
         assert store.note == "1 weights of an interrupted run were damaged and are solved again"
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_it_had_put(tmp_path):
     code = f"""
         import sys
