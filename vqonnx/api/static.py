@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -40,8 +40,6 @@ from vqonnx.quantizers.vitis import VitisFixNeuronQuantizer, VitisONNXQuantizer,
 from vqonnx.report.model import Report
 from vqonnx.stages.adapt import adapt_border
 from vqonnx.stages.plan import make_plan
-
-T = TypeVar("T")
 
 _QUANTIZERS: Mapping[tuple[str, Form], type[BaseQuantizer]] = {
     ("", Form.QDQ): QDQQuantizer,
@@ -242,14 +240,14 @@ def _quantizer(
     form = written_form(quant_format)
     if form is Form.FIX_NEURON:
         family = "vitis"  # what a target of another family has to say of it comes with the plan
-    chosen = given or _QUANTIZERS[family, form]
-    if chosen.form is not form:
+    found = given or _QUANTIZERS[family, form]
+    if found.form is not form:
         raise OptionError(
-            f"quant_format: {chosen.__name__} writes the {chosen.form.value} form, not {form.value}. Leave "
+            f"quant_format: {found.__name__} writes the {found.form.value} form, not {form.value}. Leave "
             f"quant_format out, or subclass {_QUANTIZERS[family, form].__name__}.",
             option="quant_format",
         )
-    return chosen
+    return found
 
 
 def plan(
